@@ -1,0 +1,81 @@
+"""Export a Keras model to TFLite, ONNX and TensorFlow.js, and prove that each file works."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgekit.errors import (
+        CheckFailed,
+        ConversionError,
+        EdgekitError,
+        MissingDependency,
+        RecipeError,
+        RunnerError,
+        SourceError,
+        TargetError,
+        WorkspaceError,
+    )
+    from edgekit.verbs.bench import bench
+    from edgekit.verbs.demo import demo
+    from edgekit.verbs.export import ExportFailed, export
+    from edgekit.verbs.inspect import inspect
+    from edgekit.verbs.targets import list_targets
+    from edgekit.verbs.train import train
+    from edgekit.verbs.verify import VerifyFailed, verify
+    from edgekit.workspace import Workspace
+
+_HOMES = {
+    "edgekit.errors": (
+        "CheckFailed",
+        "ConversionError",
+        "EdgekitError",
+        "MissingDependency",
+        "RecipeError",
+        "RunnerError",
+        "SourceError",
+        "TargetError",
+        "WorkspaceError",
+    ),
+    "edgekit.verbs.bench": ("bench",),
+    "edgekit.verbs.demo": ("demo",),
+    "edgekit.verbs.export": ("ExportFailed", "export"),
+    "edgekit.verbs.inspect": ("inspect",),
+    "edgekit.verbs.targets": ("list_targets",),
+    "edgekit.verbs.train": ("train",),
+    "edgekit.verbs.verify": ("VerifyFailed", "verify"),
+    "edgekit.workspace": ("Workspace",),
+}
+
+__all__ = [
+    "CheckFailed",
+    "ConversionError",
+    "EdgekitError",
+    "ExportFailed",
+    "MissingDependency",
+    "RecipeError",
+    "RunnerError",
+    "SourceError",
+    "TargetError",
+    "VerifyFailed",
+    "Workspace",
+    "WorkspaceError",
+    "bench",
+    "demo",
+    "export",
+    "inspect",
+    "list_targets",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: `edgekit --help` must not wait for NumPy.
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

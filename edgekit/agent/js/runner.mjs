@@ -1,0 +1,128 @@
+// Runs one TensorFlow.js graph model, in Node and in a browser alike.
+//
+// `tf` is given, not imported: Node has it from npm, a page from script tags. It holds what
+// @tensorflow/tfjs-core and tfjs-converter export, with the backends already registered.
+// A feed is {name: {dtype, shape, data}} by Keras name, as npy.mjs reads it.
+
+const BACKENDS = ['wasm', 'cpu'];
+
+export class TfjsRunner {
+  /** @param {{tf: object, wasm?: object}} modules `wasm`: exports of tfjs-backend-wasm. */
+  constructor({tf, wasm}) {
+    this.tf = tf;
+    this.wasm = wasm;
+    this.backend = null; // the one that really runs the model
+    this.threads = 1;
+    this.fallback = null; // why it is not the first of BACKENDS
+    this.loadNs = 0;
+    this.inputs = {};
+    this.results = [];
+    this.past = []; // results of earlier invocations, still to be disposed of
+  }
+
+  /**
+   * Load the model on the first backend that can run it, which a trial run with `feed` tells.
+   * @param source URL of model.json, or an io handler with a method load().
+   */
+  async load(source, feed, {threads = 1} = {}) {
+    this.wasm?.setThreadsCount(threads);
+    const failures = [];
+    for (const backend of BACKENDS) {
+      try {
+        await this.#loadOn(backend, source);
+        this.bind(feed);
+        await this.#trial();
+        this.fallback = failures.length ? failures.join('; ') : null;
+        return;
+      } catch (error) {
+        failures.push(`${backend}: ${error?.message ?? error}`);
+        this.dispose();
+      }
+    }
+    throw new Error(failures.join('; '));
+  }
+
+  async #loadOn(backend, source) {
+    // setBackend() prefers to answer false, or to stay where it was, over throwing.
+    if (!(await this.tf.setBackend(backend)) || this.tf.getBackend() !== backend) {
+      throw new Error('this backend does not start here');
+    }
+    this.backend = backend;
+    this.threads = backend === 'wasm' ? this.wasm.getThreadsCount() : 1;
+    const start = performance.now();
+    this.model = await this.tf.loadGraphModel(source);
+    this.loadNs = Math.round((performance.now() - start) * 1e6);
+    this.outputs = Object.entries(this.model.modelSignature.outputs);
+  }
+
+  async #trial() {
+    this.dynamic = false;
+    try {
+      await this.invoke();
+    } catch (error) {
+      // Loops and operations whose result has an unknown size run asynchronously only.
+      if (!/executeAsync/.test(error.message)) throw error;
+      this.dynamic = true;
+      await this.invoke();
+    }
+  }
+
+  /** Take over the inputs of the next invocations. */
+  bind(feed) {
+    this.release();
+    const signature = this.model.modelSignature.inputs;
+    for (const [name, {name: native, dtype}] of Object.entries(signature)) {
+      if (!feed[name]) throw new Error(`no input named '${name}' was given`);
+      const {data, shape, dtype: given} = feed[name];
+      const wanted = {DT_FLOAT: 'float32', DT_INT32: 'int32', DT_BOOL: 'bool'}[dtype];
+      if (given !== wanted) throw new Error(`input '${name}' is ${given}, the model takes ${wanted}`);
+      this.inputs[native] = this.tf.tensor(data, shape, wanted);
+    }
+  }
+
+  /** One invocation: returns when the results exist. This is what is timed. */
+  async invoke() {
+    this.past.push(...this.results);
+    const names = this.outputs.map(([, {name}]) => name);
+    const results = this.dynamic
+      ? await this.model.executeAsync(this.inputs, names)
+      : this.model.execute(this.inputs, names);
+    this.results = Array.isArray(results) ? results : [results];
+    this.values = await Promise.all(this.results.map((tensor) => tensor.data()));
+  }
+
+  /** Results of the last invocation: {name: {dtype, shape, data}} by Keras name. */
+  read() {
+    return Object.fromEntries(
+      this.outputs.map(([name], i) => {
+        const {dtype, shape} = this.results[i];
+        return [name, {dtype, shape: [...shape], data: this.values[i]}];
+      }),
+    );
+  }
+
+  /** Free the results of past invocations, which invoke() leaves to the time between two. */
+  tidy() {
+    disposeAll(this.past);
+    this.past = [];
+  }
+
+  /** Free inputs and results. */
+  release() {
+    disposeAll([...Object.values(this.inputs), ...this.results, ...this.past]);
+    this.inputs = {};
+    this.results = [];
+    this.past = [];
+  }
+
+  dispose() {
+    this.release();
+    this.model?.dispose();
+    this.model = null;
+  }
+}
+
+function disposeAll(tensors) {
+  // An output may be an input, or stand for two outputs.
+  for (const tensor of tensors) if (!tensor.isDisposed) tensor.dispose();
+}

@@ -1,0 +1,177 @@
+"""What an agent is asked (Job) and what it answers (JobResult), as versioned JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+PROTOCOL_VERSION = 1
+
+T = TypeVar("T")
+
+
+class DecodeError(ValueError):
+    """JSON that does not have the shape of the dataclass it is read as."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    `name` is the Keras name and the same in every format; `native` is what the file itself calls
+    it. `shape` has None where a dimension is free. `scale` and `zero_point` are set when the file
+    takes or gives quantized integers: real = (integer - zero_point) * scale.
+    """
+
+    name: str
+    native: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs in the order of the Keras model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The program that ran a model: `backend` is the one that really ran, not the one asked for."""
+
+    name: str
+    version: str
+    backend: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it ran."""
+
+    cpu: str
+    arch: str
+    cores: int
+    memory_bytes: int
+    os: str
+    governor: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to an agent.
+
+    `run`: every row of `inputs` through the model, outputs written as .npy into `out`.
+    `time`: the first row again and again; only the invocation is timed.
+    `inputs` maps Keras names to .npy files; all files have the same number of rows.
+    """
+
+    action: Literal["run", "time"]
+    format: str
+    artifact: str
+    signature: Signature
+    inputs: Mapping[str, str]
+    out: str
+    threads: int = 1
+    seconds: float = 1.0
+    version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One process's measurement of one model.
+
+    Each value of `samples_ns` is the time of one invocation in nanoseconds, averaged over `loops`
+    invocations in a row (1 unless the model is too fast for the clock).
+    """
+
+    samples_ns: tuple[float, ...]
+    loops: int
+    warmup_invocations: int
+    stable: bool
+    load_ns: int
+    peak_memory_bytes: int | None = None
+    """Largest resident size of the process, runtime included."""
+    model_memory_bytes: int | None = None
+    """Growth of the resident size by loading the model and running it once."""
+    busy_fraction: float | None = None
+    """Share of the machine's CPU time that other processes used meanwhile."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """An agent's answer: `outputs` (Keras name -> .npy file) for run, `timing` for time."""
+
+    runtime: Runtime
+    machine: Machine
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    timing: Timing | None = None
+    version: int = PROTOCOL_VERSION
+
+
+def encode(value: Any) -> Any:
+    """A dataclass, however nested, as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(v) for v in value]
+    return value
+
+
+def decode(kind: type[T], data: Any, where: str = "") -> T:
+    """JSON values as the dataclass `kind`; a field that is unknown, missing or mistyped raises."""
+    return typing.cast(T, _decode(kind, data, where or kind.__name__))
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return data
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, data, where)
+    if origin in (typing.Union, types.UnionType):
+        if data is None and type(None) in args:
+            return None
+        return _decode(next(a for a in args if a is not type(None)), data, where)
+    if origin is Literal:
+        if data not in args:
+            raise DecodeError(f"{where}: {data!r} is not one of {', '.join(map(repr, args))}")
+        return data
+    if origin is tuple:
+        _expect(data, list, where)
+        return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(data))
+    if origin is not None and issubclass(origin, Mapping):
+        _expect(data, dict, where)
+        return {k: _decode(args[1], v, f"{where}.{k}") for k, v in data.items()}
+    if kind is float and type(data) is int:
+        return float(data)
+    _expect(data, kind, where)
+    return data
+
+
+def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
+    _expect(data, dict, where)
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(data) - set(fields)):
+        raise DecodeError(f"{where}: unknown field {unknown[0]!r}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            raise DecodeError(f"{where}: field {name!r} is missing")
+    return kind(**{k: _decode(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _expect(data: Any, kind: type, where: str) -> None:
+    wrong_bool = kind is not bool and isinstance(data, bool)
+    if wrong_bool or not isinstance(data, kind):
+        raise DecodeError(f"{where}: expected {kind.__name__}, found {type(data).__name__}")

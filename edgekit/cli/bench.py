@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli import options
+
+
+@click.command()
+@click.argument("sources", type=options.PATH, nargs=-1, required=True)
+@options.target_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of the runtime.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Processes per artifact, interleaved.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    help="Measured in each process.",
+)
+@click.option(
+    "--baseline/--no-baseline",
+    default=True,
+    show_default=True,
+    help="Also time the Keras model (starts TensorFlow).",
+)
+@options.json_option
+@options.reports_errors
+def bench(
+    sources: tuple[Path, ...],
+    target: str,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    baseline: bool,
+    as_json: bool,
+) -> None:
+    """Time artifacts side by side with the Keras model.
+
+    SOURCES are workspaces, artifacts in one, or any TFLite, ONNX or TF.js files.
+    """
+    from edgekit.verbs.bench import bench as run
+
+    with options.shown_progress() as progress:
+        result = run(
+            sources=sources,
+            target=target,
+            threads=threads,
+            rounds=rounds,
+            seconds=seconds,
+            baseline=baseline,
+            progress=progress,
+        )
+    if as_json:
+        options.print_json(result)
+        return
+    from edgekit import tables
+
+    console = options.stdout_console()
+    console.print(tables.latencies(result.rows))
+    for line in tables.conditions(result.records):
+        console.print(line, markup=False, soft_wrap=True)

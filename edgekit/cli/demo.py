@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli import options
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=options.PATH,
+    metavar="WORKSPACE",
+    default=Path("demo"),
+    show_default=True,
+    help="The workspace folder; an earlier demo there is replaced.",
+)
+@options.json_option
+@options.reports_errors
+def demo(output: Path, as_json: bool) -> None:
+    """Train, export, prove and time a small model: the whole way in a minute."""
+    from edgekit.verbs.demo import demo as run
+
+    with options.shown_progress() as progress:
+        result = run(output=output, progress=progress)
+    if as_json:
+        options.print_json(result)
+        return
+    from edgekit import tables
+    from edgekit.workspace import Workspace
+
+    console = options.stdout_console()
+    console.print(tables.summary(Workspace.open(output)))
+    for line in tables.conditions(result.bench.records):
+        console.print(line, markup=False, soft_wrap=True)
+    click.echo(f"\nThe files are in {output}. Next:")
+    for command, what in (
+        (f"edgekit inspect {output}/int8.tflite", "what is in a file"),
+        (f"edgekit verify {output}", "prove all files again"),
+        ("edgekit export YOUR_MODEL.keras", "your own model"),
+    ):
+        click.echo(f"  {command:<36} {what}")

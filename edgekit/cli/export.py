@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekit.cli import options
+from edgekit.types import FORMATS, PRECISIONS
+
+if TYPE_CHECKING:
+    from edgekit.verbs.export import ExportResult
+
+
+@click.command()
+@click.argument("source", type=options.PATH)
+@click.option(
+    "--to",
+    multiple=True,
+    type=click.Choice(FORMATS),
+    default=FORMATS,
+    show_default=True,
+    help="A format; may be given more than once.",
+)
+@click.option(
+    "--precision",
+    multiple=True,
+    type=click.Choice(PRECISIONS),
+    default=("fp32",),
+    show_default=True,
+    help="A precision; may be given more than once.",
+)
+@options.samples_option
+@options.output_option()
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Rows per call  [default: 1 in tflite, any number in onnx and tfjs].",
+)
+@click.option(
+    "--opset", type=click.IntRange(13, 18), default=17, show_default=True, help="Of ONNX."
+)
+@click.option("--int8-io", is_flag=True, help="int8 tflite takes and gives int8, not float32.")
+@click.option(
+    "--allow-unverified", is_flag=True, help="Also publish what no runtime here can load."
+)
+@options.json_option
+@options.reports_errors
+def export(
+    source: Path,
+    to: tuple[str, ...],
+    precision: tuple[str, ...],
+    samples: Path | None,
+    output: Path | None,
+    batch: int | None,
+    opset: int,
+    int8_io: bool,
+    allow_unverified: bool,
+    as_json: bool,
+) -> None:
+    """Export a model, each file proved equal to it.
+
+    SOURCE is a workspace, or a .keras or .h5 file. A file that differs from the Keras model by
+    more than its precision allows is removed, and the exit code is 1.
+    """
+    from edgekit.verbs.export import ExportFailed
+    from edgekit.verbs.export import export as run
+
+    try:
+        with options.shown_progress() as progress:
+            result = run(
+                source=source,
+                to=to,
+                precision=precision,
+                samples=samples,
+                output=output,
+                batch=batch,
+                opset=opset,
+                int8_io=int8_io,
+                allow_unverified=allow_unverified,
+                progress=progress,
+            )
+    except ExportFailed as e:
+        if not as_json:
+            _print(e.result)
+        raise
+    if as_json:
+        options.print_json(result)
+        return
+    _print(result)
+    click.echo(f"in {result.workspace}; next: edgekit bench {result.workspace}")
+
+
+def _print(result: ExportResult) -> None:
+    from edgekit import tables
+
+    if result.artifacts:
+        options.stdout_console().print(
+            tables.artifacts(result.artifacts, result.parity, result.accuracy)
+        )
+    for failure in result.failures[1:]:  # the first is the error itself
+        click.echo(f"{failure.artifact}: {failure.message}", err=True)

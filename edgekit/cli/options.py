@@ -1,0 +1,128 @@
+"""Decorators that commands share, and the one place where results and errors are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgekit.errors import EdgekitError
+    from edgekit.types import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+def json_option(command: F) -> F:
+    """`--json`: one JSON document on stdout, nothing else there."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
+    )(command)
+
+
+def samples_option(command: F) -> F:
+    return click.option(
+        "--samples",
+        type=PATH,
+        metavar="FILE.npz",
+        help="Rows: arrays named after the model's inputs (or x), labels as y.",
+    )(command)
+
+
+def output_option(*, required: bool = False) -> Callable[[F], F]:
+    return click.option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="WORKSPACE",
+        required=required,
+        help="The workspace folder."
+        if required
+        else "The workspace folder  [default: <model>-edgekit].",
+    )
+
+
+def target_option(command: F) -> F:
+    return click.option(
+        "--target", default="local", show_default=True, metavar="URI", help="Where to run."
+    )(command)
+
+
+def reports_errors(command: F) -> F:
+    """Print an EdgekitError as two lines on stderr and end with its exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from edgekit.errors import EdgekitError
+
+        try:
+            return command(*args, **kwargs)
+        except EdgekitError as e:
+            if kwargs.get("as_json"):
+                print_json(_error_document(e))
+            print_error(e)
+            sys.exit(e.exit_code)
+
+    return run  # type: ignore[return-value]
+
+
+def _error_document(error: EdgekitError) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    }
+    if hasattr(error, "result"):
+        from edgekit.agent.protocol import encode
+
+        document["result"] = encode(error.result)
+    return document
+
+
+def print_error(error: EdgekitError) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(error.message, err=True)
+    if error.hint:
+        click.echo(f"  try: {error.hint}", err=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout; dataclasses are encoded."""
+    from edgekit.agent.protocol import encode
+
+    click.echo(json.dumps(encode(document), indent=1))
+
+
+def stderr_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def stdout_console() -> Console:
+    """At least wide enough for the tables, so that a pipe or a log gets whole lines."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Progress on stderr: a spinner with the current step in a terminal, else a line per step."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield lambda text: click.echo(f"  {text}", err=True)
+        return
+    from edgekit.cli.progress import SteppedStatus
+
+    with SteppedStatus(console) as status:
+        yield status.step

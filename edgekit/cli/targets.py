@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import click
+
+from edgekit.cli import options
+
+
+@click.group(invoke_without_command=True)
+@options.json_option
+@click.pass_context
+@options.reports_errors
+def targets(ctx: click.Context, as_json: bool) -> None:
+    """Show where models can run, and what is missing."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from edgekit.verbs.targets import list_targets
+
+    result = list_targets()
+    if as_json:
+        options.print_json(result)
+        return
+    from edgekit import tables
+
+    options.stdout_console().print(tables.targets(result))
+
+
+@targets.command()
+@click.argument("name", type=click.Choice(["node"]))
+@options.reports_errors
+def prepare(name: str) -> None:
+    """Install what a runtime needs: node = the TF.js packages, by pinned version."""
+    from edgekit.targets.node import prepare as run
+
+    with options.shown_progress() as progress:
+        folder = run(progress)
+    click.echo(f"TensorFlow.js is ready in {folder}")

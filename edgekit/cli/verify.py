@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekit.cli import options
+
+if TYPE_CHECKING:
+    from edgekit.verbs.verify import VerifyResult
+
+
+@click.command()
+@click.argument("source", type=options.PATH)
+@click.option(
+    "--against", type=options.PATH, metavar="MODEL", help="The Keras model, for a file on its own."
+)
+@options.samples_option
+@options.target_option
+@options.json_option
+@options.reports_errors
+def verify(
+    source: Path, against: Path | None, samples: Path | None, target: str, as_json: bool
+) -> None:
+    """Prove artifacts once more, without TensorFlow.
+
+    SOURCE is a workspace, an artifact in one, or any model file with --against. Exit code 3: an
+    artifact is not equal to the Keras model.
+    """
+    from edgekit.verbs.verify import VerifyFailed
+    from edgekit.verbs.verify import verify as run
+
+    try:
+        with options.shown_progress() as progress:
+            result = run(
+                source=source, against=against, samples=samples, target=target, progress=progress
+            )
+    except VerifyFailed as e:
+        if not as_json:
+            _print(e.result)
+        raise
+    if as_json:
+        options.print_json(result)
+        return
+    _print(result)
+
+
+def _print(result: VerifyResult) -> None:
+    from edgekit import tables
+
+    options.stdout_console().print(tables.parity(result.parity, result.accuracy))

@@ -1,0 +1,123 @@
+"""Two sets of outputs of the same rows: how far apart, and is that allowed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgekit.types import Feed, OutputParity, Tolerance
+
+LARGEST_SQNR_DB = 200.0
+"""Reported when there is no difference at all, since JSON knows no infinity."""
+
+TOLERANCES = {
+    # Float kernels differ in the order of their sums. A deep network adds up to a few 1e-6 of the
+    # output's scale; a lost or swapped weight starts around 1e-2.
+    "fp32": Tolerance(max_rel=1e-5, max_drop=0.001),
+    "fp16": Tolerance(max_rel=2e-2, min_sqnr_db=30, min_top1=0.98, max_drop=0.01),
+    # The largest error of 8 bits says little: the noise over all rows and the decisions count.
+    "int8": Tolerance(min_sqnr_db=10, min_top1=0.90, max_drop=0.05),
+    # int8 weights, float activations: what other tools write; held to the same.
+    "dynamic": Tolerance(min_sqnr_db=10, min_top1=0.90, max_drop=0.05),
+}
+"""What each precision is held to."""
+
+
+def compare(
+    reference: Feed, outputs: Feed, *, classifier: bool | None = None
+) -> list[OutputParity]:
+    """Each output of `outputs` against `reference`, in the order of `reference`.
+
+    Both hold the same names, shapes and no NaN (see `mismatches`). Rows are the first axis. Top-1
+    agreement is computed for outputs (rows, classes): of a classifier, or, where that is not
+    known (None), if the reference is a probability distribution.
+    """
+    return [_compare(name, value, outputs[name], classifier) for name, value in reference.items()]
+
+
+def mismatches(reference: Feed, outputs: Feed) -> list[str]:
+    """What makes a comparison pointless: missing outputs, other shapes, NaN or infinity."""
+    problems = []
+    for name, wanted in reference.items():
+        found = outputs.get(name)
+        if found is None:
+            problems.append(f"output {name!r} is missing")
+        elif found.shape != wanted.shape:
+            problems.append(
+                f"output {name!r} has the shape {found.shape}, the Keras model gives {wanted.shape}"
+            )
+        elif found.dtype.kind == "f" and not np.isfinite(found).all():
+            share = 1 - np.isfinite(found).mean()
+            problems.append(f"output {name!r} is NaN or infinite in {share:.1%} of its values")
+    return problems
+
+
+def violations(parity: OutputParity, tolerance: Tolerance) -> list[str]:
+    """Each figure that is outside of `tolerance`, in words."""
+    problems = []
+    output = f"output {parity.name!r}"
+    if tolerance.max_rel is not None and parity.max_rel > tolerance.max_rel:
+        problems.append(
+            f"{output} is off by {parity.max_rel:.2g} of its scale (max abs {parity.max_abs:.3g}), "
+            f"allowed is {tolerance.max_rel:.0e}"
+        )
+    if tolerance.min_sqnr_db is not None and parity.sqnr_db < tolerance.min_sqnr_db:
+        problems.append(
+            f"{output} has a signal-to-noise ratio of {parity.sqnr_db:.1f} dB, "
+            f"at least {tolerance.min_sqnr_db:.0f} dB is asked"
+        )
+    agreement = parity.top1_agreement
+    if tolerance.min_top1 is not None and agreement is not None and agreement < tolerance.min_top1:
+        problems.append(
+            f"{output} agrees with the Keras model on the top class in {agreement:.1%} of the "
+            f"rows, at least {tolerance.min_top1:.0%} is asked"
+        )
+    return problems
+
+
+def _compare(
+    name: str, reference: np.ndarray, output: np.ndarray, classifier: bool | None
+) -> OutputParity:
+    wanted = np.asarray(reference, np.float64)
+    found = np.asarray(output, np.float64)
+    difference = np.abs(found - wanted)
+    scale = float(np.abs(wanted).max(initial=0.0))
+    max_abs = float(difference.max(initial=0.0))
+    return OutputParity(
+        name=name,
+        max_abs=max_abs,
+        mean_abs=float(difference.mean()),
+        scale=scale,
+        max_rel=max_abs / scale if scale else max_abs,
+        cosine=_cosine(wanted, found),
+        sqnr_db=_sqnr_db(wanted, difference),
+        top1_agreement=_top1(wanted, found) if _is_classifier(wanted, classifier) else None,
+    )
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.vdot(a, b) / norms) if norms else float(np.array_equal(a, b))
+
+
+def _sqnr_db(wanted: np.ndarray, difference: np.ndarray) -> float:
+    """Signal = what varies from row to row: a constant output must not look like a good one."""
+    centre = wanted.mean(axis=0) if len(wanted) > 1 else 0.0
+    signal = float(np.square(wanted - centre).mean())
+    noise = float(np.square(difference).mean())
+    if noise == 0:
+        return LARGEST_SQNR_DB
+    return min(LARGEST_SQNR_DB, 10 * math.log10(max(signal, 1e-300) / noise))
+
+
+def _is_classifier(reference: np.ndarray, classifier: bool | None) -> bool:
+    if reference.ndim != 2 or reference.shape[1] < 2 or classifier is False:
+        return False
+    distribution = (reference >= 0).all() and np.allclose(reference.sum(axis=1), 1, atol=1e-3)
+    return bool(classifier or distribution)
+
+
+def _top1(wanted: np.ndarray, found: np.ndarray) -> float:
+    """Share of rows in which both have the same top class, as an application picks it."""
+    return float((wanted.argmax(axis=1) == found.argmax(axis=1)).mean())

@@ -1,0 +1,244 @@
+"""Results as tables for a terminal; a narrow Markdown shape, so that they paste into a chat."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from edgekit import latency
+from edgekit.latency import Summary
+from edgekit.recipe import Recipe
+from edgekit.types import (
+    BASELINE,
+    AccuracyRecord,
+    Artifact,
+    LatencyRecord,
+    OutputParity,
+    ParityRecord,
+)
+from edgekit.verbs.bench import BenchRow
+from edgekit.verbs.targets import TargetStatus
+from edgekit.workspace import Workspace
+
+NOT_VERIFIED = "not verified"
+KERAS = "Keras model"
+
+
+def artifacts(
+    made: Sequence[Artifact], parity: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]
+) -> Table:
+    """What was exported, and the proof."""
+    table = _table("artifact", "size", "max diff", "SQNR", "top-1", "metric", "verified on")
+    proofs = {p.artifact: p for p in parity}
+    metrics = {a.artifact: a for a in accuracy}
+    for artifact in made:
+        proof = proofs.get(artifact.id)
+        table.add_row(
+            artifact.id,
+            size(artifact.size_bytes),
+            *_parity_cells(proof),
+            _metric(metrics.get(artifact.id)),
+            NOT_VERIFIED if proof is None else _where(proof),
+        )
+    return table
+
+
+def parity(records: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]) -> Table:
+    """What was verified, with the verdict."""
+    table = _table("artifact", "verdict", "max diff", "SQNR", "top-1", "metric", "verified on")
+    metrics = {a.artifact: a for a in accuracy}
+    for record in records:
+        table.add_row(
+            record.artifact,
+            "[green]equal[/]" if record.passed else "[red]differs[/]",
+            *_parity_cells(record),
+            _metric(metrics.get(record.artifact)),
+            _where(record),
+        )
+    return table
+
+
+def latencies(rows: Sequence[BenchRow]) -> Table:
+    """Times of one invocation."""
+    table = _table(
+        "artifact", "size", "p50", "p90", "p99", "spread", "load", "peak memory", "× Keras"
+    )
+    for row in rows:
+        s = row.summary
+        table.add_row(
+            _name(s.artifact),
+            size(row.size_bytes),
+            duration(s.p50_ns),
+            duration(s.p90_ns),
+            duration(s.p99_ns),
+            f"{s.spread:.0%}",
+            duration(s.load_ns) if s.load_ns else "",
+            size(s.peak_memory_bytes) if s.peak_memory_bytes is not None else "",
+            _times(row.speedup),
+        )
+    return table
+
+
+def conditions(records: Sequence[LatencyRecord]) -> list[str]:
+    """Where it was measured and what disturbed it, one line each."""
+    lines = []
+    for machine, group in groupby(records, key=lambda r: r.machine):
+        same = list(group)
+        first = same[0]
+        runtimes = sorted({f"{r.runtime.name} {r.runtime.version}" for r in same})
+        plural = "s" if first.threads > 1 else ""
+        lines.append(
+            f"{machine.cpu} ({machine.cores} cores), {machine.os}; {first.threads} thread{plural}; "
+            f"{len(first.timings)} processes each, interleaved; {', '.join(runtimes)}"
+        )
+    return [*lines, *_disturbances(records)]
+
+
+def _disturbances(records: Sequence[LatencyRecord]) -> list[str]:
+    """Each kind of warning once, at its worst, with the artifacts that it concerns."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        for warning in record.warnings:
+            kind = re.sub(r"\d+", "", warning)
+            kinds.setdefault(kind, []).append((warning, _name(record.artifact)))
+    lines = []
+    for found in kinds.values():
+        worst = max((w for w, _ in found), key=lambda w: [int(n) for n in re.findall(r"\d+", w)])
+        names = ", ".join(name for _, name in found)
+        lines.append(f"warning: {worst} ({names if len(found) < len(records) else 'all'})")
+    return lines
+
+
+def summary(workspace: Workspace) -> Table:
+    """Size, parity, accuracy and latency of every artifact, against the Keras model."""
+    table = _table("artifact", "size", "max diff", "top-1", "metric", "p50", "p90", "× Keras")
+    manifest = workspace.manifest
+    proofs = {p.artifact: p for p in manifest.parity}
+    metrics = {a.artifact: a for a in manifest.accuracy}
+    times = {r.artifact: latency.summarize(r) for r in manifest.latency}
+    keras = times.get(BASELINE)
+    table.add_row(
+        KERAS,
+        size(workspace.model.stat().st_size),
+        "",
+        "",
+        _metric(metrics.get(BASELINE)),
+        *_time_cells(keras, keras),
+    )
+    for artifact in manifest.artifacts:
+        difference, _, top1 = _parity_cells(proofs.get(artifact.id))
+        table.add_row(
+            artifact.id,
+            size(artifact.size_bytes),
+            difference,
+            top1,
+            _metric(metrics.get(artifact.id), metrics.get(BASELINE)),
+            *_time_cells(times.get(artifact.id), keras),
+        )
+    return table
+
+
+def recipes(known: Sequence[Recipe]) -> Table:
+    """The bundled recipes."""
+    table = _table("recipe", "task", "floor on the test split", "what it trains", left=(1, 2, 3))
+    for recipe in known:
+        sign = "≥" if recipe.higher_is_better else "≤"
+        floor = f"{recipe.metric} {sign} {recipe.floor:g}"
+        table.add_row(recipe.name, recipe.task, floor, escape(recipe.description))
+    return table
+
+
+def targets(known: Sequence[TargetStatus]) -> Table:
+    """Where models can run."""
+    table = _table("target", "machine", "format", "runtime", "state", left=(1, 2, 3, 4))
+    for target in known:
+        for i, runtime in enumerate(target.runtimes):
+            state = runtime.version or f"[yellow]missing: {escape(str(runtime.missing))}[/]"
+            table.add_row(
+                target.uri if i == 0 else "",
+                target.machine.cpu if i == 0 else "",
+                runtime.format,
+                runtime.name,
+                state,
+            )
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit (of 1000) that leaves a number above 1."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def duration(nanoseconds: float) -> str:
+    """Nanoseconds as µs, ms or s with three digits."""
+    for unit, factor in (("µs", 1e3), ("ms", 1e6), ("s", 1e9)):
+        value = nanoseconds / factor
+        if value < 1000 or unit == "s":
+            digits = 0 if value >= 100 else 1 if value >= 10 else 2
+            return f"{value:.{digits}f} {unit}"
+    raise AssertionError
+
+
+def _table(first: str, *others: str, left: Sequence[int] = ()) -> Table:
+    table = Table(box=box.MARKDOWN, show_edge=True, pad_edge=True)
+    table.add_column(first, no_wrap=True)
+    for i, name in enumerate(others, 1):
+        is_left = i in left or name == "verified on"
+        table.add_column(name, justify="left" if is_left else "right")
+    return table
+
+
+def _name(id: str) -> str:
+    return KERAS if id == BASELINE else id
+
+
+def _parity_cells(record: ParityRecord | None) -> tuple[str, str, str]:
+    """Largest difference as a share of the output's scale, SQNR, top-1: of the worst output."""
+    if record is None:
+        return NOT_VERIFIED, "", ""
+    if not record.outputs:
+        return "–", "–", ""
+    worst: OutputParity = max(record.outputs, key=lambda o: o.max_rel)
+    agreements = [o.top1_agreement for o in record.outputs if o.top1_agreement is not None]
+    return (
+        f"{worst.max_rel:.1e}",
+        f"{min(o.sqnr_db for o in record.outputs):.0f} dB",
+        f"{min(agreements):.2%}" if agreements else "",
+    )
+
+
+def _metric(record: AccuracyRecord | None, baseline: AccuracyRecord | None = None) -> str:
+    if record is None or not record.metrics:
+        return ""
+    name, value = next(iter(record.metrics.items()))
+    text = f"{name} {value:.4f}"
+    if baseline is not None and name in baseline.metrics:
+        text += f" ({value - baseline.metrics[name]:+.4f})"
+    return text
+
+
+def _where(record: ParityRecord) -> str:
+    rows = {"recipe": "test rows", "samples": "sample rows", "synthetic": "random rows"}
+    return f"{record.runtime.name}, {record.rows:,} {rows[record.data]}"
+
+
+def _time_cells(own: Summary | None, keras: Summary | None) -> tuple[str, str, str]:
+    if own is None:
+        return "", "", ""
+    speedup = keras.p50_ns / own.p50_ns if keras else None
+    return duration(own.p50_ns), duration(own.p90_ns), _times(speedup)
+
+
+def _times(speedup: float | None) -> str:
+    if speedup is None:
+        return ""
+    return f"{speedup:.0f}×" if speedup >= 10 else f"{speedup:.1f}×"

@@ -1,0 +1,1 @@
+"""The worker process: the only place where TensorFlow, Keras and the converters are imported."""

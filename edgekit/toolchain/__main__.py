@@ -1,0 +1,45 @@
+"""The worker: JSON requests on stdin, one a line; progress and answers on a private pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from edgekit.errors import EdgekitError
+from edgekit.types import Progress
+
+
+def main() -> None:
+    # Converters print to fd 1 from C++; answers go to a private copy of it.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    # Ctrl-C is the host's to handle; it ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+
+    # Imported before the first request arrives, while the host prepares it.
+    from edgekit.toolchain.session import Session
+
+    session = Session()
+    for line in sys.stdin:
+        say(_answer(session, json.loads(line), lambda text: say({"progress": text})))
+
+
+def _answer(session: Any, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    verb = getattr(session, request.pop("verb"))
+    try:
+        return {"result": verb(progress=progress, **request)}
+    except EdgekitError as e:
+        return {"error": {"type": type(e).__name__, "message": e.message, "hint": e.hint}}
+    except Exception as e:  # the boundary: foreign errors become an answer
+        first = next((x.strip() for x in str(e).splitlines() if x.strip()), "no message")
+        return {"error": {"type": type(e).__name__, "message": first}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Static int8 quantization of a float ONNX file, with onnxruntime's own tools.
+
+Weights become int8 per channel, activations uint8, as pairs of QuantizeLinear and
+DequantizeLinear (QDQ) that onnxruntime fuses into its int8 kernels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from edgekit.errors import ConversionError, SourceError
+from edgekit.toolchain.onnx import WEIGHTED, save, subgraphs, tidy
+from edgekit.types import Signature
+
+FOLLOWERS = ("Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Sigmoid")
+"""Operators that onnxruntime runs faster on the integers that a convolution gives.
+
+Concat, Reshape and the like gain nothing by it, and Softmax only loses precision.
+"""
+
+FLOAT_OUTPUT = ("ConvTranspose", "Gemm", "MatMul")
+"""Operators that give floats at no cost in speed, so that logits and sums keep their precision."""
+
+
+def quantize(
+    fp32: Path, path: Path, signature: Signature, calibration: Mapping[str, np.ndarray]
+) -> Signature:
+    """Write the int8 version of `fp32`, a file of `onnx.convert`; inputs and outputs stay float.
+
+    The range of each activation is its minimum and maximum over all rows, whatever their order:
+    the same rows always give the same bytes.
+
+    Args:
+        fp32: the float file.
+        path: the file to write.
+        signature: what `convert` returned for `fp32`.
+        calibration: (N, ...) arrays by Keras input name, N typical rows.
+
+    Returns:
+        The signature of the new file, which is that of `fp32`.
+
+    Raises:
+        SourceError: the rows do not fit the inputs, or hold NaN or infinity.
+        ConversionError: the model has no weights to quantize, or onnxruntime failed.
+    """
+    rows = _checked(calibration, signature)
+    with tempfile.TemporaryDirectory(prefix="edgekit-onnx-") as folder:
+        prepared, raw = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
+        try:
+            # Folds what follows a Conv or MatMul into it; without, int8 is slower than float.
+            # Symbolic shapes would need sympy, and serve graphs without static shapes only.
+            quant_pre_process(fp32, prepared, skip_symbolic_shape=True)
+            quantize_static(
+                prepared,
+                raw,
+                _Feeds(rows, signature),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=_chosen(prepared),
+                extra_options={
+                    "MatMulConstBOnly": True,
+                    "OpTypesToExcludeOutputQuantization": list(FLOAT_OUTPUT),
+                },
+            )
+        except ConversionError:
+            raise
+        except Exception as error:  # onnxruntime's errors have no common class
+            reason = str(error).strip().splitlines()[0]
+            raise ConversionError(
+                f"onnx: onnxruntime could not quantize the model: {reason}",
+                hint="export fp32, or int8 to tflite",
+            ) from error
+        proto = onnx.load(raw)
+    tidy(proto, {s.native: s.native for s in (*signature.inputs, *signature.outputs)})
+    save(proto, path)
+    return signature
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names of Conv, ConvTranspose, Gemm and MatMul nodes that have constant float weights.
+
+    Empty for a file that is int8 throughout. A MatMul of two activations has no weights.
+    """
+    graph = onnx.load(path).graph
+    return [node.name for g in subgraphs(graph) for node in _weighted(g)]
+
+
+def _weighted(graph: Any) -> list[Any]:
+    """Nodes whose weights are a float constant, perhaps reshaped or transposed."""
+    element = onnx.TensorProto
+    constant = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type in (element.FLOAT, element.FLOAT16, element.DOUBLE)
+    }
+    found = []
+    for node in graph.node:
+        if node.op_type in ("Reshape", "Transpose") and node.input[0] in constant:
+            constant.add(node.output[0])
+        if node.op_type in WEIGHTED and node.input[1] in constant:
+            found.append(node)
+    return found
+
+
+def _chosen(path: Path) -> list[str]:
+    """Names of the nodes to quantize: those with weights, and what follows a convolution.
+
+    An Add or a pooling elsewhere (layer normalization, transformers) gains no speed by int8. A
+    Sigmoid is taken as part of a gate or swish only: its steps are 1/256 whatever its range.
+    """
+    graph = onnx.load(path).graph
+    weighted = {node.name for node in _weighted(graph)}
+    tables = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    readers: dict[str, set[str]] = {value.name: {"output"} for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    integers: set[str] = set()
+    chosen = []
+    for node in graph.node:
+        follows = node.op_type in FOLLOWERS and integers.issuperset(_data(node))
+        if node.op_type == "Sigmoid":
+            follows = follows and readers[node.output[0]] == {"Mul"}
+        embeds = node.op_type == "Gather" and node.input[0] in tables
+        if node.name in weighted or follows or embeds:
+            chosen.append(node.name)
+        if follows or (node.name in weighted and node.op_type == "Conv"):
+            integers.update(node.output)
+    if not chosen:
+        raise ConversionError(
+            "onnx: int8: the model has no convolution, dense layer or embedding to quantize",
+            hint="export it as fp32",
+        )
+    return chosen
+
+
+def _data(node: Any) -> list[str]:
+    """The inputs of a follower that are activations: Clip's others are its bounds."""
+    return list(node.input[:1] if node.op_type == "Clip" else node.input)
+
+
+def _checked(calibration: Mapping[str, np.ndarray], signature: Signature) -> dict[str, np.ndarray]:
+    """The arrays of the model's inputs, in their dtypes."""
+    rows = {}
+    for spec in signature.inputs:
+        if spec.name not in calibration:
+            raise SourceError(
+                f"the calibration data has no array for the input {spec.name!r}",
+                hint=f"it has {', '.join(map(repr, calibration)) or 'none'}",
+            )
+        array = np.asarray(calibration[spec.name])
+        fits = array.ndim == len(spec.shape) and all(
+            size in (None, given)
+            for size, given in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits or len(array) == 0:
+            wanted = ", ".join(["N", *(str(size or "any") for size in spec.shape[1:])])
+            raise SourceError(
+                f"calibration data of the input {spec.name!r} has shape {array.shape}",
+                hint=f"the model takes ({wanted}), with N of at least 1",
+            )
+        if not np.isfinite(array).all():
+            raise SourceError(
+                f"calibration data of the input {spec.name!r} holds NaN or infinity",
+                hint="remove those rows from the samples",
+            )
+        rows[spec.name] = array.astype(spec.dtype, copy=False)
+    if len({len(array) for array in rows.values()}) > 1:
+        counts = ", ".join(f"{name!r} has {len(array)}" for name, array in rows.items())
+        raise SourceError(
+            f"the calibration arrays have different numbers of rows: {counts}",
+            hint="give the same rows for every input",
+        )
+    return rows
+
+
+class _Feeds(CalibrationDataReader):
+    """Rows one by one, as in a batch the last bits of a row may depend on its neighbours."""
+
+    def __init__(self, rows: dict[str, np.ndarray], signature: Signature) -> None:
+        batch = signature.inputs[0].shape[0] or 1
+        count = len(rows[signature.inputs[0].name])
+        self._feeds = (
+            # A fixed batch is filled with one row, which does not change its range.
+            {s.native: np.repeat(rows[s.name][i : i + 1], batch, axis=0) for s in signature.inputs}
+            for i in range(count)
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)

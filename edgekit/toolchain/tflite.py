@@ -1,0 +1,146 @@
+"""TFLite: from the canonical function, with its variables tracked."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekit.errors import ConversionError
+from edgekit.toolchain.canonical import Canonical
+from edgekit.types import Signature, TensorSpec
+
+
+def convert(
+    model: Canonical,
+    path: Path,
+    *,
+    precision: str,
+    calibration: Mapping[str, np.ndarray] | None = None,
+    int8_io: bool = False,
+) -> Signature:
+    """Write `model` as a TFLite file of `precision` ("fp32", "fp16" or "int8").
+
+    int8 is per-channel with integer kernels only, calibrated by the minimum and maximum over all
+    rows of `calibration` (Keras input name -> array); its inputs and outputs stay float32 unless
+    `int8_io`.
+
+    Returns:
+        The signature of the file: `native` is the name in its TFLite signature, and its inputs and
+        outputs stand in the order of the Keras model.
+
+    Raises:
+        ConversionError: an operation has no TFLite builtin, or the converter failed.
+    """
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([model.concrete], model.holder)
+    if precision in ("fp16", "int8"):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "fp16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: _rows(model, calibration or {})
+    if int8_io:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    try:
+        with warnings.catch_warnings():
+            # The converter calibrates with TensorFlow's own, deprecated interpreter.
+            warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is dep")
+            content = bytearray(converter.convert())
+    except Exception as e:  # the converter raises whatever its passes raise
+        raise _explained(e) from e
+    signature = _order(content, model.signature)
+    path.write_bytes(content)
+    return signature
+
+
+def _rows(model: Canonical, calibration: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """One batch after the other, by the argument names of the canonical function."""
+    specs = model.signature.inputs
+    batch = specs[0].shape[0] or 1
+    rows = len(calibration[specs[0].name])
+    for start in range(0, rows - rows % batch, batch):
+        yield {
+            s.native.removesuffix(":0"): calibration[s.name][start : start + batch].astype(s.dtype)
+            for s in specs
+        }
+
+
+def _order(content: bytearray, wanted: Signature) -> Signature:
+    """Put the file's inputs and outputs into the order of `wanted`, in place.
+
+    The converter orders them by name; an application that binds by index, as most do, expects
+    the order of the model.
+    """
+    file = schema.Model.GetRootAs(content)
+    graph, native = file.Subgraphs(0), file.SignatureDefs(0)
+    inputs = {
+        native.Inputs(i).Name().decode(): native.Inputs(i).TensorIndex()
+        for i in range(native.InputsLength())
+    }
+    outputs = {
+        native.Outputs(i).Name().decode(): native.Outputs(i).TensorIndex()
+        for i in range(native.OutputsLength())
+    }
+    input_names = [s.native.removesuffix(":0") for s in wanted.inputs]
+    output_names = [s.name for s in wanted.outputs]
+    # A model whose outputs are one tensor twice has fewer graph outputs than signature entries.
+    if len(set(outputs.values())) == len(outputs):
+        graph.OutputsAsNumpy()[:] = [outputs[n] for n in output_names]
+    graph.InputsAsNumpy()[:] = [inputs[n] for n in input_names]
+    return Signature(
+        inputs=tuple(
+            _spec(s, n, graph.Tensors(inputs[n]))
+            for s, n in zip(wanted.inputs, input_names, strict=True)
+        ),
+        outputs=tuple(
+            _spec(s, n, graph.Tensors(outputs[n]))
+            for s, n in zip(wanted.outputs, output_names, strict=True)
+        ),
+    )
+
+
+_DTYPES = {
+    schema.TensorType.FLOAT32: "float32",
+    schema.TensorType.INT32: "int32",
+    schema.TensorType.INT64: "int64",
+    schema.TensorType.INT8: "int8",
+    schema.TensorType.UINT8: "uint8",
+    schema.TensorType.BOOL: "bool",
+    schema.TensorType.FLOAT64: "float64",
+    schema.TensorType.FLOAT16: "float16",
+}
+
+
+def _spec(wanted: TensorSpec, native: str, tensor: Any) -> TensorSpec:
+    quantization = tensor.Quantization()
+    scaled = quantization is not None and quantization.ScaleLength() == 1
+    return TensorSpec(
+        name=wanted.name,
+        native=native,
+        shape=wanted.shape,
+        dtype=_DTYPES[tensor.Type()],
+        scale=float(quantization.Scale(0)) if scaled else None,
+        zero_point=int(quantization.ZeroPoint(0)) if scaled else None,
+    )
+
+
+def _explained(error: Exception) -> ConversionError:
+    text = str(error)
+    ops = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)))
+    if ops:
+        return ConversionError(
+            f"TFLite has no builtin for {', '.join(ops)}",
+            hint="replace the layer, or move that step out of the model; "
+            "edgekit does not write Flex operations, since no runtime here could verify them",
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ConversionError(
+        f"the TFLite converter failed: {lines[0] if lines else type(error).__name__}"
+    )

@@ -1,0 +1,1 @@
+"""One file per verb; each holds the function that `edgekit.<verb>` and the command call."""

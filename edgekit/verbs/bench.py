@@ -1,0 +1,174 @@
+"""`edgekit bench`: latency, load time, memory and size, side by side with the Keras model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit import latency
+from edgekit.agent.arrays import save_arrays
+from edgekit.agent.protocol import JobResult, Signature, decode, encode
+from edgekit.errors import SourceError
+from edgekit.hashing import size_bytes
+from edgekit.latency import Subject, Summary
+from edgekit.samples import read_npz
+from edgekit.targets import Target, open_target
+from edgekit.toolchain.client import Toolchain
+from edgekit.types import BASELINE, FREE_DIMENSION, Job, LatencyRecord, Progress, TensorSpec
+from edgekit.verbs.locate import Located, locate
+from edgekit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One line of the table; `speedup` is the Keras model's p50 / this p50."""
+
+    summary: Summary
+    size_bytes: int
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """`records` hold the raw samples, `rows` the figures made of them, in the same order."""
+
+    rows: tuple[BenchRow, ...]
+    records: tuple[LatencyRecord, ...]
+
+
+def bench(
+    *,
+    sources: Sequence[str | os.PathLike[str]],
+    target: str = "local",
+    threads: int = 1,
+    rounds: int = 3,
+    seconds: float = 1.0,
+    baseline: bool = True,
+    progress: Progress = lambda text: None,
+) -> BenchResult:
+    """Time artifacts on a target, interleaved over `rounds` processes each.
+
+    Only the invocation is timed: not the copying in and out, not the loading. One row per call
+    (or the batch that the file is fixed to), the first of the workspace's rows.
+
+    Args:
+        sources: workspaces (all artifacts), artifacts of a workspace, or model files.
+        target: where to run; "local" is this machine.
+        threads: threads of the runtime.
+        rounds: processes per artifact.
+        seconds: time measured in each process.
+        baseline: also time the Keras model of each workspace, called as a compiled graph.
+        progress: told in one line what happens.
+
+    Raises:
+        SourceError: a source is not there, or not a model file.
+        RunnerError: a runtime cannot load or run a file.
+    """
+    if not sources:
+        raise SourceError("nothing to time", hint="name a workspace or model files")
+    found = [item for source in sources for item in locate(Path(source))]
+    workspaces = list(
+        {item.workspace.path: item.workspace for item in found if item.workspace}.values()
+    )
+    with contextlib.ExitStack() as stack:
+        place = open_target(target)
+        stack.callback(place.close)
+        entries: list[_Entry] = []
+        if baseline and workspaces:
+            progress("starting TensorFlow")
+            toolchain = Toolchain(threads=threads)
+            stack.callback(toolchain.close)
+            entries += [_keras(w, toolchain, seconds, stack) for w in workspaces]
+        entries += [_file(item, place, threads, seconds, stack) for item in found]
+        records = latency.measure(
+            [e.subject for e in entries],
+            target=target,
+            threads=threads,
+            rounds=rounds,
+            progress=progress,
+        )
+    for entry, record in zip(entries, records, strict=True):
+        if entry.workspace is not None:
+            entry.workspace.add_records(record)
+    return BenchResult(_rows(entries, records), tuple(records))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    subject: Subject
+    size_bytes: int
+    workspace: Workspace | None
+
+
+def _keras(
+    workspace: Workspace, toolchain: Toolchain, seconds: float, stack: contextlib.ExitStack
+) -> _Entry:
+    source = workspace.manifest.source
+    inputs = _first_row(source.signature, workspace, stack)
+    job = Job("time", BASELINE, "", source.signature, inputs, out="", seconds=seconds)
+
+    def execute() -> JobResult:
+        answer = toolchain.call("time", source=str(workspace.model), job=encode(job))
+        return decode(JobResult, answer)
+
+    subject = Subject(BASELINE, source.sha256, 1, execute)
+    return _Entry(subject, size_bytes(workspace.model), workspace)
+
+
+def _file(
+    item: Located, place: Target, threads: int, seconds: float, stack: contextlib.ExitStack
+) -> _Entry:
+    form = item.id.rpartition(".")[2]
+    inputs = _first_row(item.signature, item.workspace, stack)
+    job = Job(
+        "time",
+        form,
+        str(item.path),
+        item.signature,
+        inputs,
+        out="",
+        threads=threads,
+        seconds=seconds,
+    )
+    rows = item.signature.inputs[0].shape[0] or 1
+    subject = Subject(item.id, item.sha256, rows, lambda: place.execute(job))
+    return _Entry(subject, size_bytes(item.path), item.workspace)
+
+
+def _first_row(
+    signature: Signature, workspace: Workspace | None, stack: contextlib.ExitStack
+) -> dict[str, str]:
+    """One row as .npy files: of the workspace's own, or random for a file that comes alone."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
+    path = workspace.data_path("verification") if workspace else None
+    if path is not None:
+        feed = {name: value[:1] for name, value in read_npz(path).items()}
+        return save_arrays({s.name: feed[s.name] for s in signature.inputs}, folder)
+    random = np.random.default_rng(0)
+    return save_arrays({s.name: _random_row(s, random) for s in signature.inputs}, folder)
+
+
+def _random_row(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
+    shape = [1, *(FREE_DIMENSION if d is None else d for d in spec.shape[1:])]
+    if np.dtype(spec.dtype).kind == "f" or spec.scale is not None:
+        return random.random(shape).astype(np.float32)
+    return np.zeros(shape, spec.dtype)  # indices and flags: 0 is always one
+
+
+def _rows(entries: Sequence[_Entry], records: Sequence[LatencyRecord]) -> tuple[BenchRow, ...]:
+    summaries = [latency.summarize(r) for r in records]
+    keras = {
+        e.workspace: s.p50_ns
+        for e, s in zip(entries, summaries, strict=True)
+        if s.artifact == BASELINE
+    }
+    return tuple(
+        BenchRow(s, e.size_bytes, keras[e.workspace] / s.p50_ns if e.workspace in keras else None)
+        for e, s in zip(entries, summaries, strict=True)
+    )

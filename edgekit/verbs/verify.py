@@ -1,0 +1,167 @@
+"""`edgekit verify`: prove artifacts again, from what the workspace holds, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgekit import evidence
+from edgekit.agent.protocol import Signature
+from edgekit.errors import CheckFailed, SourceError
+from edgekit.evidence import Evidence
+from edgekit.proof import prove
+from edgekit.samples import read_samples
+from edgekit.targets import Target, open_target
+from edgekit.toolchain.client import open_toolchain
+from edgekit.types import AccuracyRecord, ParityRecord, Progress, TensorSpec
+from edgekit.verbs.export import describe_source
+from edgekit.verbs.locate import Located, locate
+from edgekit.workspace import MANIFEST, Workspace
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """A record per artifact; `parity[i].failures` is empty where it holds."""
+
+    parity: tuple[ParityRecord, ...]
+    accuracy: tuple[AccuracyRecord, ...]
+
+
+class VerifyFailed(CheckFailed):
+    """An artifact is not equal to the Keras model; `result` has all records."""
+
+    def __init__(self, result: VerifyResult) -> None:
+        bad = [r for r in result.parity if r.failures]
+        also = f" (and {len(bad) - 1} more artifacts)" if len(bad) > 1 else ""
+        super().__init__(f"{bad[0].artifact}: {'; '.join(bad[0].failures)}{also}")
+        self.result = result
+
+
+def verify(
+    *,
+    source: str | os.PathLike[str],
+    against: str | os.PathLike[str] | None = None,
+    samples: str | os.PathLike[str] | None = None,
+    target: str = "local",
+    progress: Progress = lambda text: None,
+) -> VerifyResult:
+    """Compare artifacts with their Keras model once more.
+
+    Args:
+        source: a workspace (all artifacts), one artifact of it, or, with `against`, any TFLite,
+            ONNX or TF.js file.
+        against: the Keras model that a file outside of a workspace was made from.
+        samples: with `against`: rows to compare on; random rows unless given.
+        target: where to run; "local" is this machine.
+        progress: told in one line what happens.
+
+    Raises:
+        VerifyFailed: a difference is larger than allowed (exit code 3).
+        WorkspaceError: a file is missing, or not the one that was recorded.
+        RunnerError: a runtime cannot load or run a file.
+    """
+    found = locate(Path(source))
+    place = open_target(target)
+    try:
+        if against is not None:
+            records = _against(Path(against), samples, found, place, progress)
+        else:
+            records = _recorded(found, samples, place, progress)
+    finally:
+        place.close()
+    if any(r.failures for r in records.parity):
+        raise VerifyFailed(records)
+    return records
+
+
+def _recorded(
+    found: Sequence[Located],
+    samples: str | os.PathLike[str] | None,
+    place: Target,
+    progress: Progress,
+) -> VerifyResult:
+    workspace = found[0].workspace
+    if workspace is None:
+        raise SourceError(
+            f"{found[0].path} belongs to no workspace: nothing is known to compare it with",
+            hint="give the Keras model it was made from: --against MODEL.keras",
+        )
+    if samples is not None:
+        raise SourceError(
+            "a workspace is verified on its own rows", hint="leave out --samples, or add --against"
+        )
+    with evidence.opened(workspace) as rows:
+        result = _prove(found, rows, place, progress)
+    workspace.add_records(*result.parity, *result.accuracy)
+    return result
+
+
+def _against(
+    model: Path,
+    samples: str | os.PathLike[str] | None,
+    found: Sequence[Located],
+    place: Target,
+    progress: Progress,
+) -> VerifyResult:
+    if (model / MANIFEST).is_file():
+        model = Workspace.open(model).model
+    if not model.is_file():
+        raise SourceError(f"there is no file {model}")
+    progress("starting TensorFlow")
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, open_toolchain() as toolchain:
+        info = describe_source(model, toolchain)
+        scratch = Workspace.create(Path(folder, "workspace"), model, info)
+        rows = read_samples(Path(samples), info.signature) if samples is not None else None
+        evidence.prepare(scratch, toolchain, rows, progress)
+        with evidence.opened(scratch) as held:
+            named = [replace(f, signature=_named(f, info.signature)) for f in found]
+            return _prove(named, held, place, progress)
+
+
+def _prove(
+    found: Sequence[Located], rows: Evidence, place: Target, progress: Progress
+) -> VerifyResult:
+    proofs = []
+    for item in found:
+        progress(f"{item.id}: comparing {rows.rows} rows with the Keras model")
+        proofs.append(
+            prove(
+                item.path,
+                id=item.id,
+                precision=item.precision,
+                sha256=item.sha256,
+                signature=item.signature,
+                evidence=rows,
+                target=place,
+            )
+        )
+    return VerifyResult(
+        tuple(p.parity for p in proofs), tuple(p.accuracy for p in proofs if p.accuracy)
+    )
+
+
+def _named(item: Located, model: Signature) -> Signature:
+    """A foreign file's signature under the Keras names.
+
+    A single input or output needs no name; of several each must bear its Keras name.
+    """
+    sides: list[tuple[TensorSpec, ...]] = []
+    for what, mine, keras in (
+        ("inputs", item.signature.inputs, model.inputs),
+        ("outputs", item.signature.outputs, model.outputs),
+    ):
+        if len(mine) == len(keras) == 1:
+            sides.append((replace(mine[0], name=keras[0].name),))
+            continue
+        by_name = {spec.name: spec for spec in mine}
+        if set(by_name) != {spec.name for spec in keras}:
+            raise SourceError(
+                f"{item.path}: its {what} are {', '.join(by_name)}, the model's are "
+                f"{', '.join(s.name for s in keras)}",
+                hint="edgekit does not guess which is which: export the model with edgekit",
+            )
+        sides.append(tuple(by_name[spec.name] for spec in keras))
+    return Signature(*sides)

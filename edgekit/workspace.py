@@ -1,0 +1,258 @@
+"""A workspace: a folder with a model, its artifacts, and manifest.json, which vouches for them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.agent.protocol import DecodeError, decode, encode
+from edgekit.errors import WorkspaceError
+from edgekit.hashing import sha256
+from edgekit.types import AccuracyRecord, Artifact, LatencyRecord, ParityRecord, Signature
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """The Keras model, as it lies in the workspace."""
+
+    path: str
+    sha256: str
+    name: str
+    family: str
+    parameters: int
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    """The recipe that trained the model: a bundled name or a path."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """One .npz file of rows; `origin` is "recipe", "samples", "synthetic" or "keras"."""
+
+    path: str
+    sha256: str
+    rows: int
+    origin: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a workspace knows; the content of manifest.json."""
+
+    schema: int
+    source: SourceInfo
+    recipe: RecipeInfo | None = None
+    data: Mapping[str, DataInfo] = field(default_factory=dict)
+    """"verification" rows, the Keras model's outputs for them ("reference"), and "calibration"."""
+    artifacts: tuple[Artifact, ...] = ()
+    parity: tuple[ParityRecord, ...] = ()
+    accuracy: tuple[AccuracyRecord, ...] = ()
+    latency: tuple[LatencyRecord, ...] = ()
+
+
+class Workspace:
+    """Reads and changes a workspace; each change is one atomic write of the manifest."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Workspace:
+        """The workspace in the folder `path`.
+
+        Raises:
+            WorkspaceError: there is none, or its manifest cannot be read.
+        """
+        file = path / MANIFEST
+        try:
+            data = json.loads(file.read_bytes())
+        except OSError as e:
+            raise WorkspaceError(
+                f"{path} is not a workspace: it has no {MANIFEST}",
+                hint="make one with: edgekit export MODEL.keras -o FOLDER",
+            ) from e
+        except ValueError as e:
+            raise WorkspaceError(f"{file} is not JSON: {e}") from e
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise WorkspaceError(
+                f"{file} has the schema {schema!r}; this edgekit reads {SCHEMA}",
+                hint="export again into a new folder",
+            )
+        try:
+            manifest = decode(Manifest, data, "manifest")
+        except DecodeError as e:
+            raise WorkspaceError(f"{file}: {e}", hint="export again into a new folder") from e
+        return cls(path, manifest)
+
+    @classmethod
+    def create(cls, path: Path, model: Path, source: SourceInfo) -> Workspace:
+        """A workspace for a copy of `model`, or the one that is there for the same model.
+
+        Raises:
+            WorkspaceError: the folder holds something else.
+        """
+        if (path / MANIFEST).exists():
+            existing = cls.open(path)
+            if existing.manifest.source.sha256 != source.sha256:
+                raise WorkspaceError(
+                    f"{path} is the workspace of another model",
+                    hint="give another folder with -o, or remove this one",
+                )
+            return existing
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise WorkspaceError(
+                f"{path} exists and is not a workspace", hint="give a new folder with -o"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        workspace = cls(path, Manifest(SCHEMA, source))
+        with workspace.staging() as staging:
+            copy = staging / "model"
+            shutil.copyfile(model, copy)
+            os.replace(copy, path / source.path)
+        workspace.change()
+        return workspace
+
+    @property
+    def model(self) -> Path:
+        """The Keras model, after its hash was compared."""
+        return self._file(self.manifest.source.path, self.manifest.source.sha256)
+
+    def artifact(self, id: str) -> Artifact:
+        """The artifact of that id; WorkspaceError lists the ones that there are."""
+        for artifact in self.manifest.artifacts:
+            if artifact.id == id:
+                return artifact
+        known = ", ".join(a.id for a in self.manifest.artifacts) or "none yet"
+        raise WorkspaceError(f"{self.path} has no artifact {id!r}", hint=f"it has: {known}")
+
+    def artifact_path(self, artifact: Artifact) -> Path:
+        """Where the artifact lies, after its hash was compared."""
+        return self._file(artifact.path, artifact.sha256)
+
+    def data_path(self, name: str) -> Path | None:
+        """Where the rows called `name` lie, after their hash was compared; None: there are none."""
+        info = self.manifest.data.get(name)
+        return None if info is None else self._file(info.path, info.sha256)
+
+    def change(self, **changes: Any) -> None:
+        """Replace fields of the manifest and write it, whole or not at all."""
+        manifest = replace(self.manifest, **changes)
+        text = _one_line_lists(json.dumps(encode(manifest), indent=1, allow_nan=False)) + "\n"
+        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=".manifest-")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, self.path / MANIFEST)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        self.manifest = manifest
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder on the workspace's own disk for files that are not proved yet."""
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=".staging-") as folder:
+            yield Path(folder)
+
+    def add_data(self, name: str, staged: Path, rows: int, origin: str) -> None:
+        """Take over a staged .npz file as the rows called `name`."""
+        info = DataInfo(f"{name}.npz", sha256(staged), rows, origin)
+        os.replace(staged, self.path / info.path)
+        self.change(data={**self.manifest.data, name: info})
+
+    def publish(self, artifact: Artifact, staged: Path) -> None:
+        """Take over a staged artifact; records of an earlier one of that id are dropped."""
+        final = self.path / artifact.path
+        if final.is_dir():
+            # A folder cannot be replaced in one step: the old one leaves first.
+            os.replace(final, staged.with_name("replaced"))
+        os.replace(staged, final)
+
+        def others(records: Any) -> tuple[Any, ...]:
+            return tuple(r for r in records if r.artifact != artifact.id)
+
+        kept = [a for a in self.manifest.artifacts if a.id != artifact.id]
+        self.change(
+            artifacts=tuple(sorted([*kept, artifact], key=_order)),
+            parity=others(self.manifest.parity),
+            accuracy=others(self.manifest.accuracy),
+            latency=others(self.manifest.latency),
+        )
+
+    def add_records(self, *records: ParityRecord | AccuracyRecord | LatencyRecord) -> None:
+        """Keep `records`, each in place of an earlier one of the same artifact and conditions."""
+        changes: dict[str, tuple[Any, ...]] = {}
+        for record in records:
+            kind = _KINDS[type(record)]
+            present = changes.get(kind, getattr(self.manifest, kind))
+            kept = [r for r in present if _conditions(r) != _conditions(record)]
+            changes[kind] = (*kept, record)
+        self.change(**changes)
+
+    def _file(self, relative: str, digest: str) -> Path:
+        path = self.path / relative
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise WorkspaceError(f"{self.path}: the manifest names a path outside: {relative}")
+        if not path.exists():
+            raise WorkspaceError(f"{path} is missing", hint="export again to make it")
+        if sha256(path) != digest:
+            raise WorkspaceError(
+                f"{path} is not the file that was recorded: its SHA-256 differs",
+                hint="export again, or restore the file",
+            )
+        return path
+
+
+_KINDS: dict[type, str] = {
+    ParityRecord: "parity",
+    AccuracyRecord: "accuracy",
+    LatencyRecord: "latency",
+}
+
+
+def _conditions(record: Any) -> tuple[Any, ...]:
+    """What two records must share for the newer one to replace the older."""
+    if isinstance(record, LatencyRecord):
+        return record.artifact, record.target, record.threads, record.machine.cpu
+    if isinstance(record, AccuracyRecord):
+        return record.artifact, record.split
+    return record.artifact, record.runtime.name, record.machine.arch
+
+
+def _one_line_lists(text: str) -> str:
+    """Indented JSON with lists of numbers (shapes, raw samples) on one line each."""
+    return re.sub(
+        r"\[[\s\d.,eE+-]*(?:null[\s\d.,eE+-]*)*\]",
+        lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"),
+        text,
+    )
+
+
+_FORMAT_ORDER = {"tflite": 0, "onnx": 1, "tfjs": 2}
+
+
+def _order(artifact: Artifact) -> tuple[Any, ...]:
+    return _FORMAT_ORDER.get(artifact.format, 9), artifact.variant

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgekit import latency, stats
+from edgekit.agent import timing
+from edgekit.types import JobResult, Machine, Runtime, Timing
+
+MACHINE = Machine("cpu", "x86_64", 2, 1, "linux", "performance")
+QUIET = Timing(tuple(np.linspace(99, 101, 50)), 1, 5, True, 1000, 10, 1, 0.01)
+
+
+def measured(*timings, machine=MACHINE):
+    answers = iter(JobResult(Runtime("r", "1", "cpu"), machine, timing=t) for t in timings)
+    subject = latency.Subject("a", "0", 1, lambda: next(answers))
+    [record] = latency.measure(
+        [subject], target="local", threads=1, rounds=len(timings), progress=lambda text: None
+    )
+    return record
+
+
+def shifted(factor):
+    return replace(QUIET, samples_ns=tuple(s * factor for s in QUIET.samples_ns))
+
+
+def test_subjects_take_turns():
+    order = []
+
+    def subject(id):
+        def execute():
+            order.append(id)
+            return JobResult(Runtime("r", "1", "cpu"), MACHINE, timing=QUIET)
+
+        return latency.Subject(id, "0", 1, execute)
+
+    latency.measure(
+        [subject("a"), subject("b")], target="local", threads=1, rounds=3, progress=lambda t: None
+    )
+    assert order == ["a", "b"] * 3
+
+
+def test_figures_are_of_all_samples_of_all_processes():
+    record = measured(QUIET, shifted(2), replace(QUIET, peak_memory_bytes=99, load_ns=3000))
+    summary = latency.summarize(record)
+    pooled = [s for t in record.timings for s in t.samples_ns]
+    assert summary.samples == 150
+    assert summary.p90_ns == pytest.approx(np.percentile(pooled, 90))
+    assert summary.peak_memory_bytes == 99
+    assert summary.load_ns == 1000
+
+
+def test_a_quiet_measurement_has_no_warning():
+    assert measured(QUIET, QUIET, QUIET).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "machine", "warning"),
+    [
+        (replace(QUIET, stable=False), MACHINE, "no stable warm-up in 1 of 2 processes"),
+        (replace(QUIET, busy_fraction=0.3), MACHINE, "other processes used up to 30% of the CPU"),
+        (shifted(1.2), MACHINE, "medians differ by 18%"),
+        (replace(QUIET, samples_ns=(50.0, 100.0, 150.0) * 200), MACHINE, "wide spread"),
+        (QUIET, replace(MACHINE, governor="powersave"), "governor is 'powersave'"),
+    ],
+)
+def test_disturbances_are_named(disturbed, machine, warning):
+    record = measured(QUIET, disturbed, machine=machine)
+    assert any(warning in w for w in record.warnings), record.warnings
+
+
+def test_a_fast_call_is_timed_in_loops():
+    measurement = timing.measure(lambda: None, 0.05)
+    assert measurement.loops > 100
+    assert 1 <= stats.median(measurement.samples_ns) < 5000
+
+
+def test_a_slow_call_is_timed_one_by_one():
+    calls = []
+
+    def invoke():
+        calls.append(sum(range(20_000)))
+
+    measurement = timing.measure(invoke, 0.1)
+    assert measurement.loops == 1
+    assert measurement.warmup_invocations >= 3
+    assert len(calls) >= measurement.warmup_invocations + len(measurement.samples_ns)
+
+
+def test_samples_kept_are_bounded_and_spread_over_the_run(monkeypatch):
+    monkeypatch.setattr(timing, "MOST_SAMPLES", 10)
+    kept = timing._thinned([float(i) for i in range(95)])
+    assert kept == tuple(float(i) for i in range(0, 95, 10))

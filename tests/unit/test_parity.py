@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from edgekit import parity
+from edgekit.types import Tolerance
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.standard_normal((200, 10))
+CLASSES = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+
+
+def one(reference, output, **options):
+    [figures] = parity.compare({"y": reference}, {"y": output}, **options)
+    return figures
+
+
+def test_equal_outputs():
+    figures = one(CLASSES, CLASSES)
+    assert figures.max_abs == 0
+    assert figures.sqnr_db == parity.LARGEST_SQNR_DB
+    assert figures.cosine == pytest.approx(1)
+    assert figures.top1_agreement == 1
+
+
+def test_figures_of_a_known_difference():
+    reference = np.array([[1.0, -4.0], [3.0, 2.0]])
+    figures = one(reference, reference + np.array([[0.0, 0.2], [0.0, 0.0]]))
+    assert figures.max_abs == pytest.approx(0.2)
+    assert figures.mean_abs == pytest.approx(0.05)
+    assert figures.scale == 4
+    assert figures.max_rel == pytest.approx(0.05)
+    # variance over rows: column 1: 1, column 2: 9; noise: 0.04 / 4
+    assert figures.sqnr_db == pytest.approx(10 * np.log10(5 / 0.01))
+
+
+def test_top1_counts_what_an_application_would_pick():
+    output = CLASSES.copy()
+    output[:20] = np.roll(output[:20], 1, axis=1)
+    assert one(CLASSES, output).top1_agreement == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("reference", "classifier", "is_counted"),
+    [
+        (CLASSES, None, True),
+        (LOGITS, None, False),  # could be anything
+        (LOGITS, True, True),  # the recipe says so
+        (CLASSES, False, False),
+        (CLASSES[:, :1], True, False),
+        (CLASSES.reshape(200, 2, 5), True, False),
+    ],
+)
+def test_top1_is_for_classes_only(reference, classifier, is_counted):
+    figures = one(reference, reference, classifier=classifier)
+    assert (figures.top1_agreement is not None) == is_counted
+
+
+def test_a_constant_output_is_no_signal():
+    """Cosine looks fine on a regression far from zero; the ratio of what varies does not."""
+    reference = 100 + RANDOM.standard_normal((50, 1))
+    figures = one(reference, np.full_like(reference, 100))
+    assert figures.cosine > 0.99
+    assert figures.sqnr_db < 1
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ({}, "output 'y' is missing"),
+        ({"y": CLASSES[:, :9]}, "has the shape \\(200, 9\\), the Keras model gives \\(200, 10\\)"),
+        ({"y": np.where(CLASSES > 0.5, np.nan, CLASSES)}, "is NaN or infinite in"),
+        ({"y": np.full_like(CLASSES, np.inf)}, "100.0%"),
+    ],
+)
+def test_what_cannot_be_compared(output, problem):
+    [found] = parity.mismatches({"y": CLASSES}, output)
+    assert re.search(problem, found)
+
+
+def test_swapped_outputs_are_far_from_equal():
+    reference = {"a": CLASSES, "b": CLASSES[::-1]}
+    figures = parity.compare(reference, {"a": reference["b"], "b": reference["a"]})
+    tolerance = parity.TOLERANCES["fp32"]
+    assert all(parity.violations(f, tolerance) for f in figures)
+
+
+def test_each_limit_is_checked():
+    figures = one(CLASSES, np.roll(CLASSES, 1, axis=1))
+    limits = [Tolerance(max_rel=0.01), Tolerance(min_sqnr_db=20), Tolerance(min_top1=0.9)]
+    for limit in limits:
+        [message] = parity.violations(figures, limit)
+        assert "output 'y'" in message
+    assert parity.violations(figures, Tolerance()) == []

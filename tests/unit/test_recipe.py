@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit import recipe as recipe_module
+from edgekit.datasets import load_npz
+from edgekit.errors import RecipeError, WorkspaceError
+from edgekit.recipe import SPLITS, load_recipe, recipe_names
+
+USER_RECIPE = """\
+import numpy as np
+
+DESCRIPTION = "a line through points"
+TASK = "regression"
+METRIC = "mae"
+HIGHER_IS_BETTER = False
+FLOOR = 0.5
+EPOCHS = 3
+
+
+def build():
+    return []
+
+
+def train(model, epochs=EPOCHS, callbacks=()):
+    model.append((epochs, list(callbacks)))
+
+
+def data(split):
+    rows = {"train": 8, "validation": 4, "calibration": 2, "test": 4}[split]
+    x = np.arange(rows, dtype=np.float32)
+    return {"x": x[:, np.newaxis]}, {"y": 2 * x}
+
+
+def evaluate(outputs, targets):
+    return {"mae": np.abs(outputs["y"] - targets["y"]).mean()}
+"""
+
+
+@pytest.fixture
+def user_file(tmp_path):
+    """Writes a recipe, with one piece of it replaced, and returns its path."""
+
+    def write(old: str = "", new: str = "", name: str = "line.py") -> Path:
+        assert old in USER_RECIPE
+        path = tmp_path / name
+        path.write_text(USER_RECIPE.replace(old, new) if old else USER_RECIPE)
+        return path
+
+    return write
+
+
+def test_bundled_names():
+    assert recipe_names() == ["digits_mlp", "fashion_mnist_cnn", "fashion_mnist_mlp"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_bundled_recipe_is_complete(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.sha256 == hashlib.sha256(recipe.path.read_bytes()).hexdigest()
+    assert recipe.task == "classification"
+    assert recipe.labels is not None
+    assert len(set(recipe.labels)) == 10
+    assert "\n" not in recipe.description
+    outputs = {"label": np.eye(10, dtype=np.float32)}
+    targets = {"label": np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 0])}
+    assert recipe.evaluate(outputs, targets) == {recipe.metric: 0.8}
+
+
+def test_loading_imports_no_framework():
+    code = (
+        "import sys; from edgekit.recipe import load_recipe, recipe_names\n"
+        "[load_recipe(name) for name in recipe_names()]\n"
+        "print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_installed_recipes_come_first(tmp_path, monkeypatch, user_file):
+    monkeypatch.setattr(recipe_module, "__file__", str(tmp_path / "edgekit" / "recipe.py"))
+    (tmp_path / "edgekit" / "recipes").mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    user_file(name="recipes/beside.py")
+    user_file(name="edgekit/recipes/inside.py")
+    user_file(name="edgekit/recipes/__init__.py")
+    assert recipe_names() == ["inside"]
+    assert load_recipe("inside").path == tmp_path / "edgekit" / "recipes" / "inside.py"
+
+
+def test_digits_splits_are_whole_and_disjoint():
+    from sklearn.datasets import load_digits
+
+    recipe = load_recipe("digits_mlp")
+    images = {}
+    for split in SPLITS:
+        feed, targets = recipe.data(split)
+        assert feed["image"].shape == (len(targets["label"]), 8, 8)
+        assert feed["image"].dtype == np.float32
+        assert set(targets["label"]) == set(range(10))
+        np.testing.assert_array_equal(recipe.data(split)[0]["image"], feed["image"])
+        images[split] = [image.tobytes() for image in feed["image"]]
+    assert {k: len(v) for k, v in images.items()} == {
+        "train": 1257,
+        "validation": 180,
+        "calibration": 300,
+        "test": 360,
+    }
+    everything = images["train"] + images["validation"] + images["test"]
+    assert len(set(everything)) == len(everything) == 1797
+    assert set(everything) == {i.tobytes() for i in load_digits().images.astype(np.float32)}
+    assert set(images["calibration"]) <= set(images["train"])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("fashion_mnist_mlp", (28, 28)), ("fashion_mnist_cnn", (28, 28, 1))]
+)
+def test_fashion_splits_are_disjoint(name, shape, tmp_path, monkeypatch):
+    # Each image tells where it comes from: 0 in the training set, 1 in the test set, and its row.
+    for_rows = {"train": 5600, "test": 20}
+    arrays = {}
+    for is_test, (part, rows) in enumerate(for_rows.items()):
+        images = np.zeros((rows, 28, 28), np.uint8)
+        images[:, 0, 0] = is_test
+        images[:, 0, 1], images[:, 0, 2] = np.divmod(np.arange(rows), 256)
+        arrays |= {f"x_{part}": images, f"y_{part}": (np.arange(rows) % 10).astype(np.uint8)}
+    np.savez(tmp_path / "fashion_mnist.npz", **arrays)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+
+    seen = {}
+    for split in SPLITS:
+        feed, targets = load_recipe(name).data(split)
+        assert feed["image"].shape[1:] == shape
+        assert feed["image"].dtype == np.float32
+        ids = feed["image"].reshape(-1, 784)[:, :3].astype(int)
+        np.testing.assert_array_equal((256 * ids[:, 1] + ids[:, 2]) % 10, targets["label"])
+        seen[split] = {tuple(row) for row in ids}
+    assert {k: len(v) for k, v in seen.items()} == {
+        "train": 600,
+        "validation": 5000,
+        "calibration": 500,
+        "test": 20,
+    }
+    assert not seen["train"] & seen["validation"]
+    assert not seen["test"] & (seen["train"] | seen["validation"])
+    assert seen["calibration"] <= seen["train"]
+
+
+def test_user_file(user_file):
+    path = user_file()
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.path) == ("line", path)
+    assert (recipe.task, recipe.metric, recipe.floor) == ("regression", "mae", 0.5)
+    assert recipe.higher_is_better is False
+    assert recipe.labels is None
+    model = recipe.build()
+    recipe.train(model)
+    recipe.train(model, epochs=1, callbacks=["one"])
+    assert model == [(3, []), (1, ["one"])]
+    feed, targets = recipe.data("test")
+    assert recipe.evaluate({"y": targets["y"] + 0.25}, targets) == {"mae": 0.25}
+    assert feed["x"].shape == (4, 1)
+
+
+def test_reading_writes_nothing_and_sees_every_edit(user_file, tmp_path):
+    assert load_recipe(user_file()).epochs == 3
+    assert load_recipe(user_file("EPOCHS = 3", "EPOCHS = 4")).epochs == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["line.py"]
+
+
+def test_dataclasses_work_in_a_recipe(user_file):
+    dataclass = "@dataclasses.dataclass\nclass Size:\n    width: 'int' = 1\n"
+    path = user_file("import numpy as np", f"import dataclasses\nimport numpy as np\n{dataclass}")
+    assert load_recipe(path).module.Size().width == 1
+
+
+def test_unknown_name_lists_the_known_and_the_closest():
+    with pytest.raises(RecipeError, match="unknown recipe 'digit_mlp'") as caught:
+        load_recipe("digit_mlp")
+    assert "did you mean digits_mlp?" in caught.value.hint
+    for name in recipe_names():
+        assert name in caught.value.hint
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(RecipeError, match=r"no recipe file .*gone\.py"):
+        load_recipe(tmp_path / "gone.py")
+
+
+@pytest.mark.parametrize("name", ["build", "train", "data", "evaluate"])
+def test_missing_function_is_named(user_file, name):
+    path = user_file(f"def {name}(", f"def {name}_(")
+    with pytest.raises(RecipeError, match=rf"line\.py does not define {name}$"):
+        load_recipe(path)
+
+
+def test_all_missing_constants_are_named(user_file):
+    path = user_file('METRIC = "mae"\nHIGHER_IS_BETTER = False\n', "")
+    with pytest.raises(RecipeError, match=r"does not define METRIC, HIGHER_IS_BETTER$"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"regression"', '"clustering"'),
+        ("HIGHER_IS_BETTER = False", "HIGHER_IS_BETTER = 0"),
+        ("FLOOR = 0.5", "FLOOR = float('nan')"),
+        ("FLOOR = 0.5", "FLOOR = '0.5'"),
+        ("EPOCHS = 3", "EPOCHS = 0"),
+        ("EPOCHS = 3", "EPOCHS = True"),
+        ('METRIC = "mae"', "METRIC = None"),
+        ("EPOCHS = 3", "EPOCHS = 3\nLABELS = 'ab'"),
+        ("EPOCHS = 3", "EPOCHS = 3\nLABELS = (1, 2)"),
+    ],
+)
+def test_wrong_constant(user_file, old, new):
+    with pytest.raises(RecipeError, match=r"line\.py: [A-Z_]+ is ") as caught:
+        load_recipe(user_file(old, new))
+    assert caught.value.hint.startswith("it must be ")
+
+
+def test_wrong_arguments(user_file):
+    path = user_file("def train(model, epochs=EPOCHS, callbacks=()):", "def train(model, epochs):")
+    with pytest.raises(RecipeError, match=r"train cannot be called: .*callbacks") as caught:
+        load_recipe(path)
+    assert "train(model, epochs=..., callbacks=...)" in caught.value.hint
+
+
+def test_constant_in_place_of_a_function(user_file):
+    path = user_file("def build():\n    return []", "build = []")
+    with pytest.raises(RecipeError, match="build cannot be called"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("import no_such_package", r"line\.py:1: ModuleNotFoundError: No module named"),
+        ("x = 1\ny = x / 0", r"line\.py:2: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", r"line\.py:1: SystemExit: 3"),
+        ("x = (1,\ny = 2 3", r"line\.py:\d: SyntaxError: "),
+    ],
+)
+def test_broken_file_names_the_line(user_file, statement, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(user_file("import numpy as np", statement))
+    assert "\n" not in str(caught.value)
+
+
+def test_error_in_a_function_names_the_line(user_file):
+    path = user_file("    return []", "    items = []\n    return items[1]")
+    with pytest.raises(RecipeError, match=r"line\.py:13: build\(\) failed: IndexError: list index"):
+        load_recipe(path).build()
+
+
+def test_own_errors_and_interrupts_pass_through(user_file):
+    path = user_file("    model.append((epochs, list(callbacks)))", "    callbacks[0]()")
+
+    def stop(error):
+        raise error
+
+    for error in (WorkspaceError("full"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught:
+            load_recipe(path).train(None, callbacks=[lambda error=error: stop(error)])
+        assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"x": x[:, np.newaxis]}, {"y": 2 * x}', "x, 2 * x"),
+        ('{"x": x[:, np.newaxis]}, {"y": 2 * x}', '{"x": x}, {}'),
+        ('{"y": 2 * x}', '{"y": [1.0, 2.0]}'),
+        ('{"y": 2 * x}', '{"y": x[1:]}'),
+        ("np.arange(rows", "np.arange(0"),
+        ('{"y": 2 * x}', '{"y": x.sum().reshape(())}'),
+    ],
+)
+def test_data_of_another_shape_than_promised(user_file, old, new):
+    with pytest.raises(RecipeError, match=r"line\.py: data\('test'\) must return "):
+        load_recipe(user_file(old, new)).data("test")
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ("return 0.5", "must return a dict of numbers"),
+        ('return {"mae": "low"}', "must return a dict of numbers"),
+        ('return {"mse": 0.5}', "gave no finite 'mae'"),
+        ('return {"mae": np.float32("nan")}', "gave no finite 'mae'"),
+    ],
+)
+def test_figures_of_another_shape_than_promised(user_file, new, message):
+    path = user_file('return {"mae": np.abs(outputs["y"] - targets["y"]).mean()}', new)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path).evaluate({}, {})
+
+
+@pytest.fixture
+def tiny():
+    return {
+        "x_train": np.arange(12, dtype=np.uint8).reshape(3, 2, 2),
+        "y_train": np.array([0, 1, 2], np.uint8),
+        "x_test": np.arange(4, dtype=np.uint8).reshape(1, 2, 2),
+        "y_test": np.array([1], np.uint8),
+    }
+
+
+@pytest.fixture
+def keras_datasets(monkeypatch):
+    """Puts a module where `keras.datasets.tiny` is looked for, so that Keras is not imported."""
+
+    def install(load_data):
+        module = types.ModuleType("keras.datasets.tiny")
+        module.load_data = load_data
+        monkeypatch.setitem(sys.modules, "keras.datasets.tiny", module)
+
+    return install
+
+
+def test_data_folder(tmp_path, monkeypatch, tiny):
+    np.savez(tmp_path / "tiny.npz", **tiny)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    loaded = load_npz("tiny")
+    assert list(loaded) == list(tiny)
+    for name, array in tiny.items():
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].dtype == array.dtype
+
+
+def test_without_the_file_keras_is_asked(tmp_path, monkeypatch, capsys, tiny, keras_datasets):
+    def load_data():
+        print("Downloading")
+        return (tiny["x_train"], tiny["y_train"]), (tiny["x_test"], tiny["y_test"])
+
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    keras_datasets(load_data)
+    loaded = load_npz("tiny")
+    assert all(loaded[name] is tiny[name] for name in tiny)
+    assert capsys.readouterr() == ("", "Downloading\n")
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_neither_way_names_both(tmp_path, monkeypatch, keras_datasets, is_set):
+    if is_set:
+        monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    else:
+        monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+
+    def fail():
+        raise Exception("URL fetch failure")
+
+    keras_datasets(fail)
+    with pytest.raises(RecipeError) as caught:
+        load_npz("tiny")
+    folder = f"EDGEKIT_DATA is {tmp_path}, which has no tiny.npz"
+    assert (folder if is_set else "EDGEKIT_DATA is not set") in str(caught.value)
+    assert "keras.datasets.tiny failed: URL fetch failure" in str(caught.value)
+    assert "set EDGEKIT_DATA to a folder that holds tiny.npz" in caught.value.hint
+    assert "keras.datasets.tiny can download it" in caught.value.hint
+
+
+def test_missing_data_reaches_the_user_of_a_recipe(user_file, monkeypatch):
+    monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+    monkeypatch.setitem(sys.modules, "keras.datasets.tiny", None)  # as if Keras had none
+    load = '    from edgekit.datasets import load_npz\n    load_npz("tiny")\n'
+    path = user_file("    rows =", f"{load}    rows =")
+    with pytest.raises(RecipeError, match="no data set 'tiny'"):
+        load_recipe(path).data("train")
+
+
+@pytest.mark.parametrize("kind", ["garbage", "array missing", "cut off"])
+def test_a_broken_file_is_not_passed_over(tmp_path, monkeypatch, tiny, keras_datasets, kind):
+    path = tmp_path / "tiny.npz"
+    if kind == "array missing":
+        del tiny["y_test"]
+    np.savez(path, **tiny)
+    if kind == "garbage":
+        path.write_bytes(b"not an archive")
+    elif kind == "cut off":
+        path.write_bytes(path.read_bytes()[:-200])
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    keras_datasets(lambda: pytest.fail("asked in spite of the file"))
+    with pytest.raises(RecipeError, match=r"tiny\.npz cannot be used"):
+        load_npz("tiny")

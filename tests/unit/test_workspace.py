@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from edgekit.errors import WorkspaceError
+from edgekit.hashing import sha256, size_bytes
+from edgekit.types import (
+    AccuracyRecord,
+    Artifact,
+    LatencyRecord,
+    Machine,
+    Runtime,
+    Signature,
+    Step,
+    TensorSpec,
+    Timing,
+)
+from edgekit.workspace import MANIFEST, SourceInfo, Workspace
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec("x", "x:0", (None, 2), "float32"),),
+    outputs=(TensorSpec("y", "y:0", (None, 1), "float32"),),
+)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    model = tmp_path / "m.keras"
+    model.write_bytes(b"weights")
+    return Workspace.create(tmp_path / "ws", model, source_of(model))
+
+
+def source_of(model):
+    return SourceInfo(f"model{model.suffix}", sha256(model), "m", "keras 3", 3, SIGNATURE)
+
+
+def publish(workspace, id="fp32.tflite", content=b"file"):
+    with workspace.staging() as staging:
+        staged = staging / id
+        staged.write_bytes(content)
+        artifact = Artifact(
+            id,
+            id,
+            sha256(staged),
+            size_bytes(staged),
+            SIGNATURE,
+            Step("export", {"batch": 1}, workspace.manifest.source.sha256, {"t": "1"}, "now"),
+        )
+        workspace.publish(artifact, staged)
+    return artifact
+
+
+def test_what_was_written_is_read_again(workspace):
+    artifact = publish(workspace)
+    workspace.add_records(AccuracyRecord(artifact.id, artifact.sha256, "test", 9, {"a": 0.5}))
+    again = Workspace.open(workspace.path)
+    assert again.manifest == workspace.manifest
+    assert again.artifact_path(again.artifact("fp32.tflite")).read_bytes() == b"file"
+    assert again.model.read_bytes() == b"weights"
+
+
+def test_raw_samples_take_one_line(workspace):
+    timing = Timing((1.5, 2.5, 3e-5), 1, 3, True, 10)
+    record = LatencyRecord(
+        "keras", "0", "local", 1, 1, (timing,), Runtime("a", "1", "b"), Machine("c", "d", 2, 3, "e")
+    )
+    workspace.add_records(record)
+    text = (workspace.path / MANIFEST).read_text()
+    assert '"samples_ns": [1.5, 2.5, 3e-05]' in text
+    assert '"shape": [null, 2]' in text
+    assert Workspace.open(workspace.path).manifest.latency == (record,)
+
+
+def test_a_new_artifact_takes_the_place_and_the_records_of_the_old(workspace):
+    old = publish(workspace)
+    workspace.add_records(AccuracyRecord(old.id, old.sha256, "test", 9, {"a": 0.5}))
+    new = publish(workspace, content=b"better")
+    assert workspace.manifest.artifacts == (new,)
+    assert workspace.manifest.accuracy == ()
+    assert workspace.artifact_path(new).read_bytes() == b"better"
+
+
+def test_a_changed_file_is_not_vouched_for(workspace):
+    artifact = publish(workspace)
+    (workspace.path / artifact.path).write_bytes(b"fil3")
+    with pytest.raises(WorkspaceError, match=r"fp32.tflite is not the file that was recorded"):
+        workspace.artifact_path(artifact)
+    (workspace.path / artifact.path).unlink()
+    with pytest.raises(WorkspaceError, match="is missing"):
+        workspace.artifact_path(artifact)
+
+
+def test_a_manifest_cannot_point_outside(workspace):
+    artifact = replace(publish(workspace), path="../m.keras")
+    with pytest.raises(WorkspaceError, match="names a path outside"):
+        workspace.artifact_path(artifact)
+
+
+def test_a_failed_write_leaves_the_manifest_as_it_was(workspace, monkeypatch):
+    before = (workspace.path / MANIFEST).read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        publish(workspace)
+    assert (workspace.path / MANIFEST).read_bytes() == before
+    assert not [p for p in workspace.path.iterdir() if p.name.startswith(".")]
+
+
+def test_the_same_model_again_opens_the_workspace(workspace, tmp_path):
+    publish(workspace)
+    model = tmp_path / "m.keras"
+    again = Workspace.create(workspace.path, model, source_of(model))
+    assert again.manifest == workspace.manifest
+
+
+def test_another_model_needs_another_folder(workspace, tmp_path):
+    other = tmp_path / "other.keras"
+    other.write_bytes(b"others")
+    with pytest.raises(WorkspaceError, match="is the workspace of another model"):
+        Workspace.create(workspace.path, other, source_of(other))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    model = tmp_path / "m.keras"
+    model.write_bytes(b"weights")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("dear diary")
+    with pytest.raises(WorkspaceError, match="exists and is not a workspace"):
+        Workspace.create(tmp_path / "mine", model, source_of(model))
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has the schema None"),
+        ('{"schema": 99}', "has the schema 99; this edgekit reads 1"),
+        ('{"schema": 1}', "field 'source' is missing"),
+    ],
+)
+def test_broken_manifests(workspace, content, message):
+    (workspace.path / MANIFEST).write_text(content)
+    with pytest.raises(WorkspaceError, match=message):
+        Workspace.open(workspace.path)
+
+
+def test_an_unknown_field_is_not_ignored(workspace):
+    data = json.loads((workspace.path / MANIFEST).read_text())
+    (workspace.path / MANIFEST).write_text(json.dumps({**data, "extra": 1}))
+    with pytest.raises(WorkspaceError, match="unknown field 'extra'"):
+        Workspace.open(workspace.path)
+
+
+def test_a_folder_without_a_manifest(tmp_path):
+    with pytest.raises(WorkspaceError, match="is not a workspace"):
+        Workspace.open(tmp_path)
+
+
+def test_an_unknown_artifact_lists_the_known(workspace):
+    publish(workspace)
+    with pytest.raises(WorkspaceError) as e:
+        workspace.artifact("int8.onnx")
+    assert "fp32.tflite" in e.value.hint
+
+
+def test_a_folder_artifact_is_hashed_by_names_and_contents(tmp_path):
+    def folder(name, files):
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_bytes(content)
+        return tmp_path / name
+
+    a = folder("a", {"model.json": b"12", "w.bin": b"3"})
+    same = folder("b", {"w.bin": b"3", "model.json": b"12"})
+    moved = folder("c", {"model.json": b"1", "w.bin": b"23"})
+    assert sha256(a) == sha256(same) != sha256(moved)
+    assert size_bytes(a) == 3
