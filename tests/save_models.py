@@ -19,6 +19,12 @@ def two_inputs() -> keras.Model:
     return keras.Model([zebra, ant], [wide, deep])
 
 
+def twins() -> keras.Model:
+    """Two outputs of one shape: only the numbers tell them apart."""
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, [layers.Dense(3, name="right")(x), layers.Dense(3, name="left")(x)])
+
+
 def lstm() -> keras.Model:
     """Its int8 conversion kills the TFLite converter."""
     return keras.Sequential(
@@ -44,5 +50,5 @@ def with_lambda() -> keras.Model:
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
-    for build in (two_inputs, lstm, unbuilt, gives_nan, with_lambda):
+    for build in (two_inputs, twins, lstm, unbuilt, gives_nan, with_lambda):
         build().save(Path(sys.argv[1], f"{build.__name__}.keras"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from edgekit.agent import machine
 from edgekit.agent.protocol import DecodeError, decode, encode
@@ -35,7 +36,7 @@ class LocalTarget:
             )
         except subprocess.TimeoutExpired as e:
             raise RunnerError(
-                f"{job.artifact}: no answer from the {job.format} runtime in {timeout:.0f} s"
+                f"no answer from the {job.format} runtime in {timeout:.0f} s on {_name(job)}"
             ) from e
         return _answer(job, done)
 
@@ -56,10 +57,15 @@ def _answer(job: Job, done: subprocess.CompletedProcess[str]) -> JobResult:
     try:
         answer = json.loads(done.stdout)
         if "error" in answer:
-            raise RunnerError(f"{job.artifact}: {answer['error']['message'].strip()}")
+            reason = answer["error"]["message"].strip()
+            raise RunnerError(f"the {job.format} runtime cannot run {_name(job)}: {reason}")
         return decode(JobResult, answer)
     except (json.JSONDecodeError, DecodeError, TypeError, KeyError) as e:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise RunnerError(
-            f"{job.artifact}: the {job.format} runtime {describe_exit(done.returncode)} ({last})"
+            f"the {job.format} runtime {describe_exit(done.returncode)} on {_name(job)}: {last}"
         ) from e
+
+
+def _name(job: Job) -> str:
+    return Path(job.artifact).name

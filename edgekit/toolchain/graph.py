@@ -155,7 +155,8 @@ def _twins(graph_def: Any, keep: frozenset[str]) -> dict[str, str]:
     groups: dict[tuple[Any, ...], list[str]] = {}
     for node in graph_def.node:
         definition = op_def_registry.get(node.op)
-        is_pure = definition is not None and not definition.is_stateful
+        # A TensorList is a value in TensorFlow, but one that changes in TF.js.
+        is_pure = definition and not definition.is_stateful and "TensorList" not in node.op
         is_large = node.op == "Const" and node.ByteSize() > _SMALL_BYTES
         if is_pure and not is_large and node.op not in _LOOP_OPS and node.name not in keep:
             attributes = (

@@ -26,7 +26,6 @@ from edgekit.types import Signature, TensorSpec
 MAX_BYTES = 2**31 - 2**20
 """A protobuf message ends at 2 GiB; the last MiB is left to the nodes."""
 
-
 OPSETS = range(13, 19)
 """Per-channel quantization begins with opset 13, and tf2onnx ends with 18."""
 
@@ -73,7 +72,7 @@ def save(proto: Any, path: Path) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise ConversionError(
             f"onnx: the converted model is not valid ONNX: {reason}",
             hint="export to tflite, or replace the layer that the message names",
@@ -146,7 +145,7 @@ def _collected_errors() -> Iterator[list[str]]:
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            problems.append(record.getMessage().strip().splitlines()[0])
+            problems.append(record.getMessage().partition("\n")[0])
 
     handler = Collect(logging.ERROR)
     before = logger.level, logger.propagate

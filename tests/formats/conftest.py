@@ -65,3 +65,22 @@ def rows():
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory):
+    """ONNX by model name: the Keras model, its fp32 file and signature; each made once."""
+    from edgekit.toolchain.canonical import trace
+    from edgekit.toolchain.onnx import convert
+    from tests.formats.onnx_models import build_model
+
+    folder, made = tmp_path_factory.mktemp("fp32"), {}
+
+    def get(name):
+        if name not in made:
+            model = build_model(name)
+            path = folder / f"{name}.onnx"
+            made[name] = model, path, convert(trace(model, None), path)
+        return made[name]
+
+    return get

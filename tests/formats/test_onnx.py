@@ -1,5 +1,4 @@
 import dataclasses
-import hashlib
 import os
 import subprocess
 import sys
@@ -8,197 +7,24 @@ from pathlib import Path
 import keras
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import tensorflow as tf
 from keras import layers
 
-from edgekit.errors import ConversionError, SourceError
+from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import trace
 from edgekit.toolchain.onnx import convert
-from edgekit.toolchain.onnx_int8 import float_layers, quantize
-
-
-def mlp():
-    x = keras.Input((64,), name="features")
-    h = layers.Dense(128, "relu")(x)
-    return keras.Model(x, layers.Dense(10, "softmax", name="classes")(h))
-
-
-def cnn():
-    x = keras.Input((16, 16, 3), name="image")
-    h = layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
-    h = r = layers.ReLU(6.0)(layers.BatchNormalization()(h))
-    h = layers.DepthwiseConv2D(3, padding="same")(h)
-    h = layers.ReLU()(layers.BatchNormalization()(h))
-    h = layers.Conv2D(32, 1, activation="swish")(h)
-    h = layers.MaxPooling2D()(layers.Add()([h, r]))
-    h = layers.Conv2D(128, 3, activation="relu")(h)
-    h = layers.GlobalAveragePooling2D()(h)
-    return keras.Model(x, layers.Dense(10, name="logits")(h))
-
-
-def two_inputs_two_outputs():
-    zeta, alpha = keras.Input((3,), name="zeta"), keras.Input((4,), name="alpha")
-    h = layers.Dense(8, "relu")(layers.Concatenate()([zeta, alpha]))
-    return keras.Model(
-        [zeta, alpha], [layers.Dense(2, name="second")(h), layers.Dense(3, name="first")(h)]
-    )
-
-
-def dict_with_equal_names():
-    left, right = keras.Input((3,), name="left"), keras.Input((4,), name="right")
-    h = layers.Concatenate()([left, right])
-    return keras.Model(
-        {"right": right, "left": left}, {"left": layers.Dense(3)(h), "sum": layers.Dense(2)(h)}
-    )
-
-
-def embedding():
-    x = keras.Input((7,), dtype="int32", name="tokens")
-    return keras.Model(x, layers.Dense(3)(layers.Flatten()(layers.Embedding(50, 8)(x))))
-
-
-def layer_normalization():
-    x = keras.Input((6, 5), name="x")
-    return keras.Model(x, layers.Dense(3)(layers.LayerNormalization()(x)))
-
-
-def exact_gelu():
-    x = keras.Input((6,), name="x")
-    h = layers.Dense(8)(x)
-    return keras.Model(x, layers.Dense(3)(keras.activations.gelu(h, approximate=False)))
-
-
-def adapted_normalization():
-    scale = layers.Normalization()
-    scale.adapt(np.random.default_rng(0).normal(3, 2, (100, 4)).astype("float32"))
-    x = keras.Input((4,), name="x")
-    return keras.Model(x, layers.Dense(2)(scale(x)))
-
-
-def grouped_convolution():
-    x = keras.Input((8, 8, 4), name="x")
-    h = layers.BatchNormalization()(layers.Conv2D(8, 3, groups=2)(x))
-    return keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling2D()(h)))
-
-
-def lstm():
-    x = keras.Input((5, 4), name="x")
-    return keras.Model(x, layers.Dense(3)(layers.LSTM(6)(x)))
-
-
-def gru():
-    x = keras.Input((5, 4), name="x")
-    return keras.Model(x, layers.Dense(3)(layers.GRU(6)(x)))
-
-
-def attention():
-    x = keras.Input((6, 8), name="x")
-    h = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 4)(x, x))
-    return keras.Model(x, layers.Dense(4)(h))
-
-
-def free_height_and_width():
-    x = keras.Input((None, None, 3), name="x")
-    return keras.Model(x, layers.Conv2D(4, 3, strides=2, name="y")(x))
-
-
-MODELS = {
-    build.__name__: build
-    for build in (
-        mlp,
-        cnn,
-        two_inputs_two_outputs,
-        dict_with_equal_names,
-        embedding,
-        layer_normalization,
-        exact_gelu,
-        adapted_normalization,
-        grouped_convolution,
-        lstm,
-        gru,
-        attention,
-        free_height_and_width,
-    )
-}
-
-
-def build_model(name):
-    """A model whose biases and statistics are not the zeros and ones that hide mistakes."""
-    keras.utils.set_random_seed(1)
-    model = MODELS[name]()
-    rng = np.random.default_rng(2)
-    for variable in model.variables:
-        if variable.name in ("bias", "beta", "moving_mean"):
-            variable.assign(rng.normal(0, 0.2, variable.shape))
-        if variable.name in ("gamma", "moving_variance"):
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    return model
-
-
-def rows_for(signature, rows, seed=3):
-    rng = np.random.default_rng(seed)
-    feed = {}
-    for spec in signature.inputs:
-        shape = [rows, *(9 if size is None else size for size in spec.shape[1:])]
-        values = rng.integers(0, 50, shape) if spec.dtype == "int32" else rng.normal(size=shape)
-        feed[spec.name] = values.astype(spec.dtype)
-    return feed
-
-
-def run(path, signature, feed):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    values = session.run(
-        [spec.native for spec in signature.outputs],
-        {spec.native: feed[spec.name] for spec in signature.inputs},
-    )
-    return {spec.name: value for spec, value in zip(signature.outputs, values, strict=True)}
-
-
-def reference(model, feed):
-    outputs = model(feed if len(feed) > 1 else next(iter(feed.values())), training=False)
-    if isinstance(outputs, dict):
-        return {name: np.asarray(value) for name, value in outputs.items()}
-    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return {n: np.asarray(v) for n, v in zip(model.output_names, outputs, strict=True)}
-
-
-def nodes(path):
-    return [node.op_type for node in onnx.load(path).graph.node]
-
-
-def digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """By model name: the Keras model, its fp32 file and signature; each made once."""
-    folder, made = tmp_path_factory.mktemp("fp32"), {}
-
-    def get(name):
-        if name not in made:
-            model = build_model(name)
-            path = folder / f"{name}.onnx"
-            made[name] = model, path, convert(trace(model, None), path)
-        return made[name]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def quantized(converted, tmp_path_factory):
-    folder, made = tmp_path_factory.mktemp("int8"), {}
-
-    def get(name):
-        if name not in made:
-            _, fp32, signature = converted(name)
-            path = folder / f"{name}.onnx"
-            made[name] = path, quantize(fp32, path, signature, rows_for(signature, 64))
-        return made[name]
-
-    return get
+from edgekit.toolchain.onnx_int8 import quantize
+from tests.formats.onnx_models import (
+    MODELS,
+    build_model,
+    described,
+    digest,
+    nodes,
+    reference,
+    rows_for,
+    run,
+)
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -211,14 +37,6 @@ def test_fp32_equals_keras(converted, name, rows):
     for output, value in expected.items():
         assert got[output].shape == value.shape
         assert np.abs(got[output] - value).max() <= 1e-5 * np.abs(value).max()
-
-
-def described(values):
-    return [
-        (v.name, v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in dims])
-        for v in values
-        for dims in [v.type.tensor_type.shape.dim]
-    ]
 
 
 def test_inputs_and_outputs_have_keras_names_order_shapes_and_dtypes(converted):
@@ -371,100 +189,3 @@ def test_conversion_prints_nothing(tmp_path, capfd):
     capfd.readouterr()
     convert(model, tmp_path / "x.onnx")
     assert "tf2onnx" not in "".join(capfd.readouterr())
-
-
-@pytest.mark.parametrize("name", ["mlp", "cnn", "two_inputs_two_outputs", "embedding", "attention"])
-def test_int8_is_close_and_int8_throughout(converted, quantized, name):
-    _, fp32, signature = converted(name)
-    path, same = quantized(name)
-    assert same == signature
-    feed = rows_for(signature, 32, seed=4)
-    got, expected = run(path, signature, feed), run(fp32, signature, feed)
-    for output, value in expected.items():
-        assert got[output].dtype == np.float32
-        a, b = got[output].ravel(), value.ravel()
-        assert a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.99
-    assert float_layers(path) == []
-    assert len(float_layers(fp32)) >= 1
-
-
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_int8_file_is_small(converted, quantized, name):
-    fp32, int8 = converted(name)[1].stat().st_size, quantized(name)[0].stat().st_size
-    assert int8 < 0.45 * fp32
-
-
-def test_int8_keeps_names_order_and_shapes(converted, quantized):
-    fp32 = onnx.load(converted("two_inputs_two_outputs")[1]).graph
-    int8 = onnx.load(quantized("two_inputs_two_outputs")[0]).graph
-    assert described(int8.input) == described(fp32.input)
-    assert described(int8.output) == described(fp32.output)
-
-
-def test_float_layers_are_named_after_their_keras_layers(converted):
-    names = float_layers(converted("cnn")[1])
-    assert [name.rpartition("/")[2].partition("_")[0] for name in names] == [
-        *["Conv"] * 4,
-        "MatMul",
-    ]
-    assert "logits" in names[-1]
-
-
-def test_order_of_calibration_rows_does_not_matter(converted, tmp_path):
-    _, fp32, signature = converted("cnn")
-    rows = rows_for(signature, 24)
-    order = np.random.default_rng(5).permutation(24)
-    quantize(fp32, tmp_path / "a.onnx", signature, rows)
-    quantize(fp32, tmp_path / "b.onnx", signature, {k: v[order] for k, v in rows.items()})
-    assert digest(tmp_path / "a.onnx") == digest(tmp_path / "b.onnx")
-
-
-def test_every_calibration_row_counts(converted, tmp_path):
-    _, fp32, signature = converted("cnn")
-    rows = rows_for(signature, 8)
-    quantize(fp32, tmp_path / "a.onnx", signature, rows)
-    rows["image"][-1] *= 5
-    quantize(fp32, tmp_path / "b.onnx", signature, rows)
-    assert digest(tmp_path / "a.onnx") != digest(tmp_path / "b.onnx")
-
-
-def test_fixed_batch_can_be_calibrated(tmp_path):
-    model = build_model("mlp")
-    signature = convert(trace(model, 4), tmp_path / "a.onnx")
-    quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 6))
-    feed = rows_for(signature, 4, seed=6)
-    got = run(tmp_path / "b.onnx", signature, feed)["classes"]
-    np.testing.assert_allclose(got, reference(model, feed)["classes"], atol=0.05)
-
-
-def changed(name, change):
-    def apply(rows):
-        return {**rows, name: change(rows[name])}
-
-    return apply
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (changed("alpha", lambda a: np.where(a > 1, np.nan, a)), "'alpha' holds NaN"),
-        (changed("zeta", lambda a: np.where(a > 1, np.inf, a)), "'zeta' holds NaN or infinity"),
-        (changed("zeta", lambda a: a[:, :2]), r"'zeta' has shape \(9, 2\)"),
-        (changed("zeta", lambda a: a[:0]), r"'zeta' has shape \(0, 3\)"),
-        (changed("zeta", lambda a: a[:4]), "different numbers of rows: 'zeta' has 4, 'alpha'"),
-        (lambda rows: {"zeta": rows["zeta"]}, "no array for the input 'alpha'"),
-    ],
-)
-def test_unusable_calibration_data_is_refused(converted, tmp_path, spoil, message):
-    _, fp32, signature = converted("two_inputs_two_outputs")
-    with pytest.raises(SourceError, match=message):
-        quantize(fp32, tmp_path / "x.onnx", signature, spoil(rows_for(signature, 9)))
-    assert not (tmp_path / "x.onnx").exists()
-
-
-def test_nothing_to_quantize_is_an_error(tmp_path):
-    x = keras.Input((4, 4, 2), name="x")
-    model = keras.Model(x, layers.MaxPooling2D()(x))
-    signature = convert(trace(model, None), tmp_path / "a.onnx")
-    with pytest.raises(ConversionError, match="no convolution, dense layer or embedding"):
-        quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 3))

@@ -1,0 +1,180 @@
+"""Models that ONNX exporters fail on, and how their files are run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+from keras import layers
+
+
+def mlp():
+    x = keras.Input((64,), name="features")
+    h = layers.Dense(128, "relu")(x)
+    return keras.Model(x, layers.Dense(10, "softmax", name="classes")(h))
+
+
+def cnn():
+    x = keras.Input((16, 16, 3), name="image")
+    h = layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
+    h = r = layers.ReLU(6.0)(layers.BatchNormalization()(h))
+    h = layers.DepthwiseConv2D(3, padding="same")(h)
+    h = layers.ReLU()(layers.BatchNormalization()(h))
+    h = layers.Conv2D(32, 1, activation="swish")(h)
+    h = layers.MaxPooling2D()(layers.Add()([h, r]))
+    h = layers.Conv2D(128, 3, activation="relu")(h)
+    h = layers.GlobalAveragePooling2D()(h)
+    return keras.Model(x, layers.Dense(10, name="logits")(h))
+
+
+def two_inputs_two_outputs():
+    zeta, alpha = keras.Input((3,), name="zeta"), keras.Input((4,), name="alpha")
+    h = layers.Dense(8, "relu")(layers.Concatenate()([zeta, alpha]))
+    return keras.Model(
+        [zeta, alpha], [layers.Dense(2, name="second")(h), layers.Dense(3, name="first")(h)]
+    )
+
+
+def dict_with_equal_names():
+    left, right = keras.Input((3,), name="left"), keras.Input((4,), name="right")
+    h = layers.Concatenate()([left, right])
+    return keras.Model(
+        {"right": right, "left": left}, {"left": layers.Dense(3)(h), "sum": layers.Dense(2)(h)}
+    )
+
+
+def embedding():
+    x = keras.Input((7,), dtype="int32", name="tokens")
+    return keras.Model(x, layers.Dense(3)(layers.Flatten()(layers.Embedding(50, 8)(x))))
+
+
+def layer_normalization():
+    x = keras.Input((6, 5), name="x")
+    return keras.Model(x, layers.Dense(3)(layers.LayerNormalization()(x)))
+
+
+def exact_gelu():
+    x = keras.Input((6,), name="x")
+    h = layers.Dense(8)(x)
+    return keras.Model(x, layers.Dense(3)(keras.activations.gelu(h, approximate=False)))
+
+
+def adapted_normalization():
+    scale = layers.Normalization()
+    scale.adapt(np.random.default_rng(0).normal(3, 2, (100, 4)).astype("float32"))
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, layers.Dense(2)(scale(x)))
+
+
+def grouped_convolution():
+    x = keras.Input((8, 8, 4), name="x")
+    h = layers.BatchNormalization()(layers.Conv2D(8, 3, groups=2)(x))
+    return keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling2D()(h)))
+
+
+def lstm():
+    x = keras.Input((5, 4), name="x")
+    return keras.Model(x, layers.Dense(3)(layers.LSTM(6)(x)))
+
+
+def gru():
+    x = keras.Input((5, 4), name="x")
+    return keras.Model(x, layers.Dense(3)(layers.GRU(6)(x)))
+
+
+def attention():
+    x = keras.Input((6, 8), name="x")
+    h = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 4)(x, x))
+    return keras.Model(x, layers.Dense(4)(h))
+
+
+def equal_outputs():
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(3, name="y")(x)
+    return keras.Model(x, {"b": y, "a": y, "same": x})
+
+
+def free_height_and_width():
+    x = keras.Input((None, None, 3), name="x")
+    return keras.Model(x, layers.Conv2D(4, 3, strides=2, name="y")(x))
+
+
+MODELS = {
+    build.__name__: build
+    for build in (
+        mlp,
+        cnn,
+        two_inputs_two_outputs,
+        dict_with_equal_names,
+        embedding,
+        layer_normalization,
+        exact_gelu,
+        adapted_normalization,
+        grouped_convolution,
+        lstm,
+        gru,
+        attention,
+        equal_outputs,
+        free_height_and_width,
+    )
+}
+
+
+def build_model(name):
+    """A model whose biases and statistics are not the zeros and ones that hide mistakes."""
+    keras.utils.set_random_seed(1)
+    model = MODELS[name]()
+    rng = np.random.default_rng(2)
+    for variable in model.variables:
+        if variable.name in ("bias", "beta", "moving_mean"):
+            variable.assign(rng.normal(0, 0.2, variable.shape))
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def rows_for(signature, rows, seed=3):
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for spec in signature.inputs:
+        shape = [rows, *(9 if size is None else size for size in spec.shape[1:])]
+        values = rng.integers(0, 50, shape) if spec.dtype == "int32" else rng.normal(size=shape)
+        feed[spec.name] = values.astype(spec.dtype)
+    return feed
+
+
+def run(path, signature, feed):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    values = session.run(
+        [spec.native for spec in signature.outputs],
+        {spec.native: feed[spec.name] for spec in signature.inputs},
+    )
+    return {spec.name: value for spec, value in zip(signature.outputs, values, strict=True)}
+
+
+def reference(model, feed):
+    outputs = model(feed if len(feed) > 1 else next(iter(feed.values())), training=False)
+    if isinstance(outputs, dict):
+        return {name: np.asarray(value) for name, value in outputs.items()}
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return {n: np.asarray(v) for n, v in zip(model.output_names, outputs, strict=True)}
+
+
+def nodes(path):
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def described(values):
+    return [
+        (v.name, v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in dims])
+        for v in values
+        for dims in [v.type.tensor_type.shape.dim]
+    ]
