@@ -27,7 +27,8 @@ def digits_mlp() -> tuple[keras.Model, np.ndarray]:
 def fashion_mnist_cnn() -> tuple[keras.Model, np.ndarray]:
     """The recipe's architecture: (28, 28, 1), batch normalization, depthwise convolutions."""
     rows = (_images(28, 1) + 1) * 127.5
-    return _settled(_recipe("fashion_mnist_cnn").build(), rows), rows
+    model = _recipe("fashion_mnist_cnn").build()
+    return _decided(_settled(model, rows), rows), rows
 
 
 def mlp() -> tuple[keras.Model, np.ndarray]:
@@ -42,7 +43,7 @@ def mlp() -> tuple[keras.Model, np.ndarray]:
         ]
     )
     rows = _images(28, 1).reshape(ROWS, 784)
-    return _settled(model, rows), rows
+    return _decided(model, rows), rows
 
 
 def mobilenet_96() -> tuple[keras.Model, np.ndarray]:
@@ -64,11 +65,9 @@ def _mobilenet(size: int, alpha: float) -> tuple[keras.Model, np.ndarray]:
 
 
 def _settled(model: keras.Model, rows: np.ndarray) -> keras.Model:
-    """Give random weights what trained ones have: statistics that fit, outputs that discriminate.
+    """Batch normalization that fits `rows`, layer by layer, with scales and shifts unlike 1 and 0.
 
-    Batch normalization takes over the statistics of `rows`, layer by layer, with scales and
-    shifts unlike 1 and 0; the last layer's outputs get mean 0 and deviation 3 over the rows.
-    Without it a deep network amplifies every rounding error, and nothing could be verified.
+    With random statistics a deep network amplifies every rounding error, or gives a constant.
     """
     random = np.random.default_rng(0)
     for layer in model.layers:
@@ -77,12 +76,16 @@ def _settled(model: keras.Model, rows: np.ndarray) -> keras.Model:
             layer.gamma.assign(random.uniform(0.8, 1.2, layer.gamma.shape))
             layer.beta.assign(random.normal(1.0, 0.3, layer.beta.shape))
     model(rows, training=True)
+    return model
+
+
+def _decided(model: keras.Model, rows: np.ndarray) -> keras.Model:
+    """Logits of mean 0 and deviation 3 over `rows`, so that the softmax names different classes."""
     last = model.layers[-1]
-    before = keras.Model(model.inputs, last.input)(rows, training=False).numpy()
-    kernel, bias = last.get_weights()
-    logits = before @ kernel
-    kernel = kernel * 3 / logits.std(axis=0)
-    last.set_weights([kernel, bias - (before @ kernel).mean(axis=0)])
+    features = keras.Model(model.inputs[0], last.input)(rows, training=False).numpy()
+    kernel = last.get_weights()[0]
+    kernel = kernel * 3 / (features @ kernel).std(axis=0)
+    last.set_weights([kernel, -(features @ kernel).mean(axis=0)])
     return model
 
 

@@ -76,6 +76,7 @@ class Toolchain:
             EdgekitError: what the worker answered, or that it died or took too long.
         """
         if self._process.poll() is not None:
+            self._stop()
             self._process = self._start()
         try:
             self._process.stdin.write(json.dumps({"verb": verb, **parameters}) + "\n")
@@ -86,8 +87,7 @@ class Toolchain:
             try:
                 line = self._lines.get(timeout=timeout)
             except queue.Empty:
-                self._process.kill()
-                self._process.wait()
+                self._stop()
                 raise ConversionError(
                     f"{verb}: no answer from the toolchain in {timeout:.0f} s; it was stopped"
                 ) from None
@@ -104,14 +104,16 @@ class Toolchain:
 
     def close(self) -> None:
         """End the worker."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-        self._reader.join()
+        self._stop()
         self._log.close()
+
+    def _stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # an unsent request
+                pipe.close()
 
     def _start(self) -> Any:
         environment = {**os.environ, **_ENVIRONMENT}

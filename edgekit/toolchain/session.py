@@ -48,10 +48,11 @@ class Session:
     def load(self, *, source: str, progress: Progress) -> dict[str, Any]:
         """What the model in the file `source` is."""
         model = self._load(source)
+        signature = self._trace(None).signature  # first: it refuses a model that was never built
         return {
             "name": model.name,
             "parameters": model.count_params(),
-            "signature": encode(self._trace(None).signature),
+            "signature": encode(signature),
             "family": f"keras {keras.__version__}",
         }
 

@@ -1,0 +1,76 @@
+"""The worker may crash, hang or print; the host goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.agent.arrays import save_arrays
+from edgekit.errors import ConversionError, SourceError
+from edgekit.toolchain.client import Toolchain, open_toolchain
+
+
+@pytest.fixture(scope="module")
+def toolchain():
+    with open_toolchain() as worker:
+        yield worker
+
+
+def convert(toolchain, source, path, form="tflite", precision="fp32", calibration=None):
+    return toolchain.call(
+        "convert",
+        source=str(source),
+        form=form,
+        precision=precision,
+        path=str(path),
+        batch=1,
+        opset=17,
+        int8_io=False,
+        calibration=calibration,
+    )
+
+
+def test_infinity_in_calibration_kills_the_converter_not_the_host(
+    toolchain, digits, two_inputs_file, tmp_path
+):
+    """samples.read_samples refuses it long before; this is what it protects from."""
+    feed = {"image": np.full((8, 8, 8), np.inf, np.float32)}
+    paths = save_arrays(feed, tmp_path / "calibration")
+    with pytest.raises(ConversionError, match="convert: the toolchain process was killed by SIG"):
+        convert(toolchain, digits / "model.keras", tmp_path / "a.tflite", "tflite", "int8", paths)
+    # The next request starts a new worker.
+    convert(toolchain, two_inputs_file, tmp_path / "b.tflite")
+    assert (tmp_path / "b.tflite").stat().st_size > 500
+
+
+def test_a_request_that_takes_too_long_is_stopped(toolchain, two_inputs_file):
+    with pytest.raises(ConversionError, match="no answer from the toolchain in"):
+        toolchain.call("predict", source=str(two_inputs_file), inputs={}, folder="", timeout=0.001)
+    assert toolchain.call("load", source=str(two_inputs_file))["parameters"] > 0
+
+
+def test_errors_keep_their_class_and_hint(toolchain, keras_files):
+    with pytest.raises(SourceError, match="has no defined inputs") as error:
+        toolchain.call("load", source=str(keras_files / "unbuilt.keras"))
+    assert "call it once" in error.value.hint
+
+
+def test_one_worker_serves_the_verbs_of_a_block(toolchain):
+    with open_toolchain() as again:
+        assert again is toolchain
+
+
+def test_closing_ends_the_process():
+    worker = Toolchain()
+    process = worker._process
+    worker.close()
+    assert process.poll() is not None
+
+
+def test_the_hash_seed_and_the_legacy_switch_do_not_leak_in(monkeypatch, two_inputs_file):
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    worker = Toolchain()
+    try:
+        assert worker.call("load", source=str(two_inputs_file))["family"].startswith("keras 3")
+    finally:
+        worker.close()
