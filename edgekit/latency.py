@@ -51,7 +51,7 @@ def measure(
     results: dict[str, list[JobResult]] = {s.id: [] for s in subjects}
     for number in range(rounds):
         for subject in subjects:
-            progress(f"{subject.id}: round {number + 1} of {rounds}")
+            progress(f"timing, round {number + 1} of {rounds}: {subject.id}")
             results[subject.id].append(subject.execute())
     return [_record(s, results[s.id], target, threads) for s in subjects]
 

@@ -33,7 +33,8 @@ def artifacts(
     made: Sequence[Artifact], parity: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]
 ) -> Table:
     """What was exported, and the proof."""
-    table = _table("artifact", "size", "max diff", "SQNR", "top-1", "metric", "verified on")
+    metric = _metric_name(accuracy)
+    table = _table("artifact", "size", "max diff", "SQNR", "top-1", metric, "verified on")
     proofs = {p.artifact: p for p in parity}
     metrics = {a.artifact: a for a in accuracy}
     for artifact in made:
@@ -50,12 +51,13 @@ def artifacts(
 
 def parity(records: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]) -> Table:
     """What was verified, with the verdict."""
-    table = _table("artifact", "verdict", "max diff", "SQNR", "top-1", "metric", "verified on")
+    metric = _metric_name(accuracy)
+    table = _table("artifact", "verdict", "max diff", "SQNR", "top-1", metric, "verified on")
     metrics = {a.artifact: a for a in accuracy}
     for record in records:
         table.add_row(
             record.artifact,
-            "[green]equal[/]" if record.passed else "[red]differs[/]",
+            "[green]proved[/]" if record.passed else "[red]differs[/]",
             *_parity_cells(record),
             _metric(metrics.get(record.artifact)),
             _where(record),
@@ -116,8 +118,9 @@ def _disturbances(records: Sequence[LatencyRecord]) -> list[str]:
 
 def summary(workspace: Workspace) -> Table:
     """Size, parity, accuracy and latency of every artifact, against the Keras model."""
-    table = _table("artifact", "size", "max diff", "top-1", "metric", "p50", "p90", "× Keras")
     manifest = workspace.manifest
+    metric = _metric_name(manifest.accuracy)
+    table = _table("artifact", "size", "max diff", "top-1", metric, "p50", "p90", "× Keras")
     proofs = {p.artifact: p for p in manifest.parity}
     metrics = {a.artifact: a for a in manifest.accuracy}
     times = {r.artifact: latency.summarize(r) for r in manifest.latency}
@@ -216,14 +219,18 @@ def _parity_cells(record: ParityRecord | None) -> tuple[str, str, str]:
     )
 
 
+def _metric_name(records: Sequence[AccuracyRecord]) -> str:
+    return next((next(iter(r.metrics)) for r in records), "metric")
+
+
 def _metric(record: AccuracyRecord | None, baseline: AccuracyRecord | None = None) -> str:
-    if record is None or not record.metrics:
+    """The main metric, with the change against the Keras model."""
+    if record is None:
         return ""
     name, value = next(iter(record.metrics.items()))
-    text = f"{name} {value:.4f}"
-    if baseline is not None and name in baseline.metrics:
-        text += f" ({value - baseline.metrics[name]:+.4f})"
-    return text
+    if baseline is None:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({value - baseline.metrics[name]:+.4f})"
 
 
 def _where(record: ParityRecord) -> str:

@@ -1,4 +1,4 @@
-"""Progress in a terminal: finished steps with their time above, the current one with a spinner."""
+"""Progress in a terminal: finished steps above, the current one below with a spinner."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+LONG = 0.5
+"""Seconds above which a step's time is shown."""
+
 
 class SteppedStatus:
-    """Each step is one line; steps "a: ..." that follow each other ("epoch 3/40 ...") share one."""
+    """Each step is a line, with its time where it took long; epochs and timing rounds share one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -43,11 +46,12 @@ class SteppedStatus:
         if self._current:
             mark = "[green]✓[/]" if done else "[red]✗[/]"
             seconds = time.monotonic() - self._started
-            self._console.print(f"{mark} {escape(self._current)} [dim]{seconds:.1f} s[/]")
+            took = f" [dim]{seconds:.1f} s[/]" if seconds > LONG else ""
+            self._console.print(f"{mark} {escape(self._current)}{took}")
         self._current = ""
 
 
 def _subject(text: str) -> str:
     """What a step is about: "epoch" of "epoch 3/40: loss ...", the whole text of others."""
     first = text.split(" ", 1)[0]
-    return first if first in ("epoch", "round") else text
+    return first if first in ("epoch", "timing,") else text

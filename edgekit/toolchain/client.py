@@ -36,7 +36,7 @@ _open: contextvars.ContextVar[Toolchain | None] = contextvars.ContextVar("toolch
 
 
 @contextlib.contextmanager
-def open_toolchain() -> Iterator[Toolchain]:
+def open_toolchain(progress: Progress = lambda text: None) -> Iterator[Toolchain]:
     """The worker that is open already in this context, or a new one that ends with the block.
 
     TensorFlow takes seconds to import: verbs that run one after the other share one worker.
@@ -45,6 +45,7 @@ def open_toolchain() -> Iterator[Toolchain]:
     if shared is not None:
         yield shared
         return
+    progress("starting TensorFlow")
     worker = Toolchain()
     token = _open.set(worker)
     try:

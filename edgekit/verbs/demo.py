@@ -41,7 +41,7 @@ def demo(
     """
     folder = Path(output)
     _clear(folder)
-    with open_toolchain():
+    with open_toolchain(progress):
         trained = train(recipe=RECIPE, output=folder, progress=progress)
         both = export(
             source=folder, to=("tflite", "onnx"), precision=("fp32", "int8"), progress=progress

@@ -109,8 +109,7 @@ def export(
         WorkspaceError: the folder holds something else.
     """
     wanted = _plan(to, precision)
-    progress("starting TensorFlow")
-    with open_toolchain() as toolchain:
+    with open_toolchain(progress) as toolchain:
         workspace = _workspace(Path(source), output, toolchain)
         rows = None
         if samples is not None:
@@ -215,6 +214,7 @@ class _Export:
                     proofs.append((artifact, path, prover.submit(self._prove, artifact, path)))
                 except EdgekitError as e:
                     failures.append(_failure(f"{precision}.{form}", e))
+            self.progress("comparing with the Keras model")
             finished = list(self._publish(proofs, failures))
         self._record_baseline()
         return ExportResult(
@@ -269,8 +269,7 @@ class _Export:
         ), path
 
     def _prove(self, artifact: Artifact, path: Path) -> Proof:
-        self.progress(f"{artifact.id}: comparing {self.evidence.rows} rows with the Keras model")
-        return prove(
+        proof = prove(
             path,
             id=artifact.id,
             precision=artifact.precision,
@@ -279,6 +278,9 @@ class _Export:
             evidence=self.evidence,
             target=self.target,
         )
+        verdict = "differs from" if proof.parity.failures else "proved against"
+        self.progress(f"{artifact.id}: {verdict} the Keras model on {self.evidence.rows:,} rows")
+        return proof
 
     def _publish(
         self, proofs: list[tuple[Artifact, Path, Future[Proof]]], failures: list[Failure]

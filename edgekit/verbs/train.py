@@ -57,8 +57,10 @@ def train(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WorkspaceError(f"{folder} is not empty", hint="give a new folder with -o")
     name = recipe if lesson.name == recipe else str(lesson.path)
-    progress("starting TensorFlow")
-    with open_toolchain() as toolchain, tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+    with (
+        open_toolchain(progress) as toolchain,
+        tempfile.TemporaryDirectory(prefix="edgekit-") as scratch,
+    ):
         model = Path(scratch, "model.keras")
         toolchain.call(
             "train", recipe=name, epochs=epochs, path=str(model), progress=progress, timeout=7200

@@ -110,8 +110,10 @@ def _against(
         model = Workspace.open(model).model
     if not model.is_file():
         raise SourceError(f"there is no file {model}")
-    progress("starting TensorFlow")
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, open_toolchain() as toolchain:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgekit-") as folder,
+        open_toolchain(progress) as toolchain,
+    ):
         info = describe_source(model, toolchain)
         scratch = Workspace.create(Path(folder, "workspace"), model, info)
         rows = read_samples(Path(samples), info.signature) if samples is not None else None
