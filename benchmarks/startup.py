@@ -45,7 +45,9 @@ def main() -> None:
         target = verdict(against, TARGET) if name == HELP else ""
         rows.append([name, show(times[name], " ms", 0), show(against), target])
     slow = interleaved({tensorflow: lambda: seconds(*commands[tensorflow]) * 1e3}, min(runs, 3))
-    rows.append([f"{tensorflow} (which none of them does)", show(slow[tensorflow], " ms", 0), "", ""])
+    rows.append(
+        [f"{tensorflow} (which none of them does)", show(slow[tensorflow], " ms", 0), "", ""]
+    )
 
     print_table("Start-up", ["command", "wall time", "ratio", "target"], rows)
     print_conditions(runs, "click", "tensorflow")

@@ -6,8 +6,9 @@ Kept in the workspace, so that a file can be proved again later, elsewhere, with
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def prepare(
         _take_split(workspace, toolchain, "test", "verification", progress)
         _take_split(workspace, toolchain, "calibration", "calibration", progress)
     if samples is not None:
-        _take(workspace, "calibration", samples, "samples")
+        names = ("calibration",) if has_recipe else ("calibration", "verification")
+        _take(workspace, names, samples, "samples")
         if not has_recipe:
-            _take(workspace, "verification", samples, "samples")
             _refer(workspace, toolchain, progress)
     if "verification" not in workspace.manifest.data:
         _synthesize(workspace, toolchain)
@@ -118,13 +119,16 @@ def _take_split(
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call("split", recipe=recipe.name, split=split, folder=folder)
         rows = Samples(load_arrays(paths["inputs"]), load_arrays(paths["targets"]))
-        _take(workspace, name, rows, "recipe")
+        _take(workspace, (name,), rows, "recipe")
 
 
-def _take(workspace: Workspace, name: str, samples: Samples, origin: str) -> None:
+def _take(workspace: Workspace, names: Sequence[str], samples: Samples, origin: str) -> None:
+    """Keep `samples` under each of `names`; compressing takes longest, and is done once."""
     with workspace.staging() as staging:
         write_samples(staging / "rows.npz", samples)
-        workspace.add_data(name, staging / "rows.npz", samples.rows, origin)
+        for name in names:
+            shutil.copyfile(staging / "rows.npz", staging / name)
+            workspace.add_data(name, staging / name, samples.rows, origin)
 
 
 def _synthesize(workspace: Workspace, toolchain: Toolchain) -> None:
@@ -136,7 +140,7 @@ def _synthesize(workspace: Workspace, toolchain: Toolchain) -> None:
             seed=SEED,
             folder=folder,
         )
-        _take(workspace, "verification", Samples(load_arrays(paths)), "synthetic")
+        _take(workspace, ("verification",), Samples(load_arrays(paths)), "synthetic")
 
 
 def _refer(workspace: Workspace, toolchain: Toolchain, progress: Progress) -> None:

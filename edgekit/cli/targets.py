@@ -26,11 +26,15 @@ def targets(ctx: click.Context, as_json: bool) -> None:
 
 @targets.command()
 @click.argument("name", type=click.Choice(["node"]))
+@options.json_option
 @options.reports_errors
-def prepare(name: str) -> None:
+def prepare(name: str, as_json: bool) -> None:
     """Install what a runtime needs: node = the TF.js packages, by pinned version."""
     from edgekit.targets.node import prepare as run
 
     with options.shown_progress() as progress:
         folder = run(progress)
+    if as_json:
+        options.print_json({"folder": str(folder)})
+        return
     click.echo(f"TensorFlow.js is ready in {folder}")

@@ -51,7 +51,6 @@ def trace(model: keras.Model, batch: int | None) -> Canonical:
     ]
     function = tf.function(serve, input_signature=arguments, autograph=False)
     holder = tf.Module()
-    holder.function = function
     holder.variables_ = [v.value if isinstance(v, keras.Variable) else v for v in model.variables]
     concrete = function.get_concrete_function()
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from edgekit.toolchain.canonical import Canonical, trace
-from edgekit.toolchain.graph import fold, folded
+from edgekit.toolchain.graph import fold, folded, freeze
 
 
 def randomize(model: keras.Model) -> keras.Model:
@@ -168,3 +168,17 @@ def test_a_residual_sum_does_not_hinder_folding() -> None:
     left = check(randomize(keras.Model(image, layers.Add()([y, image]))))
     assert left["BiasAdd"] == left["AddV2"] == 2
     assert left["Mul"] == left["AddN"] == 0
+
+
+def test_a_layer_called_twice_on_a_tensor_is_computed_once(tmp_path):
+    """Grappler lets chance decide which of the two names survives; the bytes depended on it."""
+    shared = layers.Dense(6, activation="relu", name="shared")
+    x = keras.Input((4,), name="x")
+    ends = [layers.Dense(2, name="one")(shared(x)), layers.Dense(3, name="two")(shared(x))]
+    model = trace(keras.Model(x, ends), None)
+    names = [n.name for n in folded(model).node if n.op == "MatMul"]
+    assert len(names) == 3
+    assert names == [n.name for n in folded(model).node if n.op == "MatMul"]
+    twins = [n.name for n in freeze(model).node if n.op == "MatMul" and "shared" in n.name]
+    assert len(twins) == 2
+    assert min(twins, key=lambda n: (len(n), n)) in names
