@@ -178,10 +178,16 @@ class Workspace:
             yield Path(folder)
 
     def add_data(self, name: str, staged: Path, rows: int, origin: str) -> None:
-        """Take over a staged .npz file as the rows called `name`."""
+        """Take over a staged .npz file as the rows called `name`.
+
+        Proofs on other rows than these are dropped with the rows.
+        """
         info = DataInfo(f"{name}.npz", sha256(staged), rows, origin)
+        before = self.manifest.data.get(name)
         os.replace(staged, self.path / info.path)
         self.change(data={**self.manifest.data, name: info})
+        if name == "verification" and before is not None and before.sha256 != info.sha256:
+            self.change(parity=(), accuracy=())
 
     def publish(self, artifact: Artifact, staged: Path) -> None:
         """Take over a staged artifact; records of an earlier one of that id are dropped."""

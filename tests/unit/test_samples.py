@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,14 @@ def test_round_trip_with_names_that_are_no_identifiers(tmp_path):
     read = read_samples(tmp_path / "s.npz", signature)
     assert all(np.array_equal(read.feed[name], feed[name]) for name in feed)
     assert read.targets["label"].tolist() == [0, 1, 2]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    samples = Samples({"image": np.ones((3, 4, 4), np.float32)}, {"label": np.arange(3)})
+    write_samples(tmp_path / "a.npz", samples)
+    time.sleep(2.1)  # the clock of a zip file has steps of two seconds
+    write_samples(tmp_path / "b.npz", samples)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,23 @@ def test_a_new_artifact_takes_the_place_and_the_records_of_the_old(workspace):
     assert workspace.artifact_path(new).read_bytes() == b"better"
 
 
+def test_other_rows_to_compare_with_drop_the_proofs_on_the_old(workspace):
+    artifact = publish(workspace)
+
+    def take(content):
+        with workspace.staging() as staging:
+            (staging / "rows").write_bytes(content)
+            workspace.add_data("verification", staging / "rows", 3, "samples")
+
+    take(b"rows")
+    record = AccuracyRecord(artifact.id, artifact.sha256, "samples", 9, {"a": 0.5})
+    workspace.add_records(record)
+    take(b"rows")
+    assert workspace.manifest.accuracy == (record,)
+    take(b"other rows")
+    assert workspace.manifest.accuracy == ()
+
+
 def test_a_changed_file_is_not_vouched_for(workspace):
     artifact = publish(workspace)
     (workspace.path / artifact.path).write_bytes(b"fil3")
