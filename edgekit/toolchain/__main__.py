@@ -1,4 +1,7 @@
-"""The worker: JSON requests on stdin, one a line; progress and answers on a private pipe."""
+"""The worker: `python -m edgekit.toolchain SCRATCH_FOLDER`.
+
+JSON requests on stdin, one a line; progress and answers as JSON lines on a private pipe.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
@@ -25,7 +29,7 @@ def main() -> None:
     # Imported before the first request arrives, while the host prepares it.
     from edgekit.toolchain.session import Session
 
-    session = Session()
+    session = Session(Path(sys.argv[1]))
     for line in sys.stdin:
         say(_answer(session, json.loads(line), lambda text: say({"progress": text})))
 

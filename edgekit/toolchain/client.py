@@ -60,6 +60,8 @@ class Toolchain:
 
     def __init__(self, *, threads: int | None = None) -> None:
         self._threads = threads
+        # Ours, not the worker's: it is killed, and could not clean up after itself.
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-")
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed by close()
         self._process = self._start()
 
@@ -107,6 +109,7 @@ class Toolchain:
         """End the worker."""
         self._stop()
         self._log.close()
+        self._scratch.cleanup()
 
     def _stop(self) -> None:
         self._process.kill()
@@ -125,7 +128,7 @@ class Toolchain:
         environment.pop("TF_USE_LEGACY_KERAS", None)
         process = subprocess.Popen(
             # -P: a file of the user's working directory must not shadow a module.
-            [sys.executable, "-P", "-m", "edgekit.toolchain"],
+            [sys.executable, "-P", "-m", "edgekit.toolchain", self._scratch.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -38,12 +37,12 @@ SEED = 0
 class Session:
     """One loaded model at a time, with what was made from it so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
         self._path: Path | None = None
         self._model: keras.Model | None = None
         self._traces: dict[int | None, Canonical] = {}
         self._onnx: dict[tuple[int | None, int], tuple[Path, Signature]] = {}
-        self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-")
+        self._scratch = scratch
 
     def load(self, *, source: str, progress: Progress) -> dict[str, Any]:
         """What the model in the file `source` is."""
@@ -178,7 +177,7 @@ class Session:
     ) -> Signature:
         """fp32 is made once; int8 is made from it."""
         if (batch, opset) not in self._onnx:
-            fp32 = Path(self._scratch.name, f"{batch}-{opset}.onnx")
+            fp32 = self._scratch / f"{batch}-{opset}.onnx"
             self._onnx[batch, opset] = fp32, onnx.convert(self._trace(batch), fp32, opset=opset)
         fp32, signature = self._onnx[batch, opset]
         if precision == "int8":

@@ -208,15 +208,13 @@ class _Export:
         failures: list[Failure] = []
         with self.workspace.staging() as staging, ThreadPoolExecutor(1) as prover:
             feeds = save_arrays(calibration.feed, staging / "calibration") if calibration else None
-            # TF.js takes longest to prove: first, so that the other conversions go on meanwhile.
-            for form, precision in sorted(wanted, key=lambda w: w[0] != "tfjs"):
+            for form, precision in wanted:
                 try:
                     artifact, path = self._convert(form, precision, options, feeds, staging)
                     proofs.append((artifact, path, prover.submit(self._prove, artifact, path)))
                 except EdgekitError as e:
                     failures.append(_failure(f"{precision}.{form}", e))
             self.progress("comparing with the Keras model")
-            proofs.sort(key=lambda p: wanted.index((p[0].format, p[0].precision)))
             finished = list(self._publish(proofs, failures))
         self._record_baseline()
         return ExportResult(

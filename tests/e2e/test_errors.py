@@ -153,11 +153,14 @@ def test_a_converter_that_crashes_is_a_sentence_and_the_others_finish(keras_file
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(two_inputs_file, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "edgekit", "export", two_inputs_file, "-o", tmp_path / "ws"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
     )
     for line in process.stderr:
         if "fp32.onnx: converting" in line:
@@ -168,6 +171,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(two_inputs_file, tmp
     assert rest.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in rest
     assert not list((tmp_path / "ws").glob(".*"))
+    assert not list(scratch.iterdir())
     time.sleep(0.2)
     left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True)
     assert left.stdout == ""

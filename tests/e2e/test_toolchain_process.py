@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,9 +64,11 @@ def test_one_worker_serves_the_verbs_of_a_block(toolchain):
 
 def test_closing_ends_the_process():
     worker = Toolchain()
-    process = worker._process
+    process, scratch = worker._process, Path(worker._scratch.name)
+    assert scratch.is_dir()
     worker.close()
     assert process.poll() is not None
+    assert not scratch.exists()
 
 
 def test_the_hash_seed_and_the_legacy_switch_do_not_leak_in(monkeypatch, two_inputs_file):
