@@ -1,7 +1,4 @@
-"""The worker: `python -m edgekit.toolchain SCRATCH_FOLDER`.
-
-JSON requests on stdin, one a line; progress and answers as JSON lines on a private pipe.
-"""
+"""The worker: JSON requests on stdin, one a line; progress and answers on a private pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
@@ -29,7 +25,7 @@ def main() -> None:
     # Imported before the first request arrives, while the host prepares it.
     from edgekit.toolchain.session import Session
 
-    session = Session(Path(sys.argv[1]))
+    session = Session()
     for line in sys.stdin:
         say(_answer(session, json.loads(line), lambda text: say({"progress": text})))
 

@@ -121,6 +121,7 @@ class Toolchain:
 
     def _start(self) -> Any:
         environment = {**os.environ, **_ENVIRONMENT}
+        environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._scratch.name)
         if self._threads is not None:
             for pool in ("INTRAOP", "INTEROP"):
                 environment[f"TF_NUM_{pool}_THREADS"] = str(self._threads)
@@ -128,7 +129,7 @@ class Toolchain:
         environment.pop("TF_USE_LEGACY_KERAS", None)
         process = subprocess.Popen(
             # -P: a file of the user's working directory must not shadow a module.
-            [sys.executable, "-P", "-m", "edgekit.toolchain", self._scratch.name],
+            [sys.executable, "-P", "-m", "edgekit.toolchain"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

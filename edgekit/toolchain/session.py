@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -37,12 +38,12 @@ SEED = 0
 class Session:
     """One loaded model at a time, with what was made from it so far."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self) -> None:
         self._path: Path | None = None
         self._model: keras.Model | None = None
         self._traces: dict[int | None, Canonical] = {}
         self._onnx: dict[tuple[int | None, int], tuple[Path, Signature]] = {}
-        self._scratch = scratch
+        self._scratch = Path(tempfile.gettempdir())  # the host's: it cleans up
 
     def load(self, *, source: str, progress: Progress) -> dict[str, Any]:
         """What the model in the file `source` is."""
