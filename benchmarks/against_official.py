@@ -40,7 +40,7 @@ ARTIFACTS = {
 
 def main() -> None:
     runs = runs_option(__doc__, default=7)
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         make_models(folder, *MODELS)
         for model in MODELS:

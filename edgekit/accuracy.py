@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
+from edgekit.errors import SourceError
 from edgekit.recipe import Recipe
 from edgekit.types import Feed, Tolerance
 
 
 def evaluate(recipe: Recipe | None, outputs: Feed, targets: Feed) -> dict[str, float]:
-    """The recipe's metrics; without a recipe, the accuracy of each output that has class labels."""
+    """The recipe's metrics; without a recipe, the accuracy of each output that has class labels.
+
+    Raises:
+        SourceError: one label per row and several scores per row, but no class numbers.
+    """
     if not targets:
         return {}
     if recipe is not None:
@@ -17,14 +22,17 @@ def evaluate(recipe: Recipe | None, outputs: Feed, targets: Feed) -> dict[str, f
     figures = {}
     for name, labels in targets.items():
         scores = outputs[name]
-        if (
-            scores.ndim == 2
-            and scores.shape[1] > 1
-            and labels.ndim == 1
-            and labels.dtype.kind in "iu"
-        ):
-            key = "accuracy" if len(targets) == 1 else f"accuracy_{name}"
-            figures[key] = float((scores.argmax(axis=1) == labels).mean())
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if scores.ndim != 2 or scores.shape[1] < 2 or labels.ndim != 1:
+            continue  # not classes: nothing is known of what the labels mean
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= scores.shape[1]:
+            raise SourceError(
+                f"the labels of {name!r} are not classes from 0 to {scores.shape[1] - 1}",
+                hint="give y as whole numbers, one per row",
+            )
+        key = "accuracy" if len(targets) == 1 else f"accuracy_{name}"
+        figures[key] = float((scores.argmax(axis=1) == labels).mean())
     return figures
 
 

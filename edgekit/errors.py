@@ -13,6 +13,8 @@ EdgekitError
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class EdgekitError(Exception):
     """What was wrong and where (`message`), and the next thing to try (`hint`)."""
@@ -23,6 +25,23 @@ class EdgekitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def failure(self, artifact: str) -> Failure:
+        """This error as the entry of a result: the other artifacts go on."""
+        return Failure(artifact, type(self).__name__, self.message, self.hint)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An artifact with which a verb could not do what was asked, and why."""
+
+    artifact: str
+    error: str
+    message: str
+    hint: str | None
+
+    def __str__(self) -> str:
+        return f"{self.artifact}: {self.message}"
 
 
 class MissingDependency(EdgekitError):

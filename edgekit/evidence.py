@@ -6,21 +6,22 @@ Kept in the workspace, so that a file can be proved again later, elsewhere, with
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.agent.arrays import load_arrays, save_arrays
+from edgekit.agent.protocol import Signature, decode
 from edgekit.errors import WorkspaceError
+from edgekit.hashing import sha256
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.samples import Samples, read_npz, read_samples, write_npz, write_samples
 from edgekit.toolchain.client import Toolchain
 from edgekit.types import Feed, Progress
-from edgekit.workspace import Workspace
+from edgekit.workspace import SourceInfo, Workspace
 
-SYNTHETIC_ROWS = 64
+ENOUGH_ROWS = 64
 SEED = 0
 
 
@@ -41,27 +42,53 @@ class Evidence:
         return None if self.recipe is None else self.recipe.task == "classification"
 
 
+def describe_source(model: Path, toolchain: Toolchain) -> SourceInfo:
+    """What a workspace records of the Keras model in the file `model`."""
+    found = toolchain.call("load", source=str(model))
+    return SourceInfo(
+        path=f"model{model.suffix}",
+        sha256=sha256(model),
+        name=found["name"],
+        family=found["family"],
+        parameters=found["parameters"],
+        signature=decode(Signature, found["signature"]),
+    )
+
+
 def prepare(
     workspace: Workspace, toolchain: Toolchain, samples: Samples | None, progress: Progress
 ) -> None:
-    """See to it that the workspace has rows and their reference outputs.
+    """See to it that the workspace has rows to calibrate and to verify on, and their reference.
 
-    From the recipe's test split; else from `samples`; else random rows. What is there stays,
-    unless `samples` are given, which always count for calibration.
+    New `samples` take the place of the calibration rows, and, unless there is a recipe with a test
+    split, of the verification rows. Otherwise what is there stays. All of it changes at once.
     """
-    has_recipe = workspace.manifest.recipe is not None
-    if has_recipe and "verification" not in workspace.manifest.data:
-        _take_split(workspace, toolchain, "test", "verification", progress)
-        _take_split(workspace, toolchain, "calibration", "calibration", progress)
+    fresh: dict[str, tuple[Samples, str]] = {}
+    recipe = workspace.manifest.recipe
     if samples is not None:
-        names = ("calibration",) if has_recipe else ("calibration", "verification")
-        _take(workspace, names, samples, "samples")
-        if not has_recipe:
-            _refer(workspace, toolchain, progress)
-    if "verification" not in workspace.manifest.data:
-        _synthesize(workspace, toolchain)
-    if "reference" not in workspace.manifest.data:
-        _refer(workspace, toolchain, progress)
+        fresh["calibration"] = samples, "samples"
+    elif recipe is not None and not workspace.has_data("calibration"):
+        fresh["calibration"] = _split(toolchain, recipe.name, "calibration", progress), "recipe"
+    if recipe is None and samples is not None:
+        fresh["verification"] = samples, "samples"
+    elif not workspace.has_data("verification", "reference"):
+        if recipe is not None:
+            fresh["verification"] = _split(toolchain, recipe.name, "test", progress), "recipe"
+        else:
+            fresh["verification"] = _synthesize(workspace, toolchain), "synthetic"
+    if not fresh:
+        return
+    with workspace.staging() as staging:
+        staged = {}
+        for name, (rows, origin) in fresh.items():
+            write_samples(staging / name, rows)
+            staged[name] = staging / name, rows.rows, origin
+        if "verification" in fresh:
+            rows, _ = fresh["verification"]
+            progress(f"running the Keras model on {rows.rows:,} rows")
+            write_npz(staging / "reference", _reference(workspace, toolchain, rows))
+            staged["reference"] = staging / "reference", rows.rows, "keras"
+        workspace.take_data(staged)
 
 
 @contextlib.contextmanager
@@ -85,23 +112,23 @@ def opened(workspace: Workspace) -> Iterator[Evidence]:
         )
 
 
+def weaknesses(held: Evidence) -> tuple[str, ...]:
+    """Why a proof on this evidence is a weak one."""
+    if held.rows >= ENOUGH_ROWS:
+        return ()
+    return (f"only {held.rows} rows to compare on; {ENOUGH_ROWS} or more make a good proof",)
+
+
 def recipe_of(workspace: Workspace) -> Recipe | None:
     """The recipe that trained the workspace's model.
 
     Raises:
-        RecipeError: it is gone.
-        WorkspaceError: it was edited since, so that its figures could not be compared.
+        RecipeError: it is gone, or was edited since, so that its figures could not be compared.
     """
     info = workspace.manifest.recipe
     if info is None:
         return None
-    recipe = load_recipe(info.name)
-    if recipe.sha256 != info.sha256:
-        raise WorkspaceError(
-            f"the recipe {recipe.path} was edited after it trained {workspace.path}",
-            hint="train again into a new folder, or restore the recipe",
-        )
-    return recipe
+    return load_recipe(info.name, sha256=info.sha256)
 
 
 def calibration(workspace: Workspace) -> Samples | None:
@@ -110,51 +137,37 @@ def calibration(workspace: Workspace) -> Samples | None:
     return None if path is None else read_samples(path, workspace.manifest.source.signature)
 
 
-def _take_split(
-    workspace: Workspace, toolchain: Toolchain, split: str, name: str, progress: Progress
-) -> None:
-    recipe = workspace.manifest.recipe
-    assert recipe is not None
-    progress(f"reading the {split} split of {Path(recipe.name).stem}")
+def _split(toolchain: Toolchain, recipe: str, split: str, progress: Progress) -> Samples:
+    progress(f"reading the {split} split of {Path(recipe).stem}")
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        paths = toolchain.call("split", recipe=recipe.name, split=split, folder=folder)
-        rows = Samples(load_arrays(paths["inputs"]), load_arrays(paths["targets"]))
-        _take(workspace, (name,), rows, "recipe")
+        paths = toolchain.call("split", recipe=recipe, split=split, folder=folder)
+        return Samples(_in_memory(paths["inputs"]), _in_memory(paths["targets"]))
 
 
-def _take(workspace: Workspace, names: Sequence[str], samples: Samples, origin: str) -> None:
-    """Keep `samples` under each of `names`; compressing takes longest, and is done once."""
-    with workspace.staging() as staging:
-        write_samples(staging / "rows.npz", samples)
-        for name in names:
-            shutil.copyfile(staging / "rows.npz", staging / name)
-            workspace.add_data(name, staging / name, samples.rows, origin)
-
-
-def _synthesize(workspace: Workspace, toolchain: Toolchain) -> None:
+def _synthesize(workspace: Workspace, toolchain: Toolchain) -> Samples:
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call(
             "synthesize",
             source=str(workspace.model),
-            rows=SYNTHETIC_ROWS,
+            rows=ENOUGH_ROWS,
             seed=SEED,
             folder=folder,
         )
-        _take(workspace, ("verification",), Samples(load_arrays(paths)), "synthetic")
+        return Samples(_in_memory(paths))
 
 
-def _refer(workspace: Workspace, toolchain: Toolchain, progress: Progress) -> None:
-    """Run the Keras model over the verification rows."""
-    rows = workspace.data_path("verification")
-    assert rows is not None
-    samples = read_samples(rows, workspace.manifest.source.signature)
-    progress(f"running the Keras model on {samples.rows} rows")
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, workspace.staging() as staging:
+def _reference(workspace: Workspace, toolchain: Toolchain, rows: Samples) -> Feed:
+    """The Keras model's own outputs."""
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call(
             "predict",
             source=str(workspace.model),
-            inputs=save_arrays(samples.feed, Path(folder, "in")),
+            inputs=save_arrays(rows.feed, Path(folder, "in")),
             folder=str(Path(folder, "out")),
         )
-        write_npz(staging / "rows.npz", load_arrays(paths))
-        workspace.add_data("reference", staging / "rows.npz", samples.rows, "keras")
+        return _in_memory(paths)
+
+
+def _in_memory(paths: Mapping[str, str]) -> Feed:
+    """Arrays that outlive the folder they come from."""
+    return {name: value[:].copy() for name, value in load_arrays(paths).items()}

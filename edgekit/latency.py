@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgekit import stats
-from edgekit.errors import RunnerError
+from edgekit.errors import EdgekitError, RunnerError
 from edgekit.types import JobResult, LatencyRecord, Progress, Timing
 
 BUSY = 0.10
@@ -46,14 +46,27 @@ class Summary:
 
 def measure(
     subjects: Sequence[Subject], *, target: str, threads: int, rounds: int, progress: Progress
-) -> list[LatencyRecord]:
-    """Time every subject once per round: A B C, A B C ..., so that drift touches all alike."""
-    results: dict[str, list[JobResult]] = {s.id: [] for s in subjects}
+) -> list[LatencyRecord | EdgekitError]:
+    """Time every subject once per round: A B C, A B C ..., so that drift touches all alike.
+
+    Returns:
+        In the order of `subjects`, a record or the error that ended its measurement.
+    """
+    results: list[list[JobResult]] = [[] for _ in subjects]
+    errors: dict[int, EdgekitError] = {}
     for number in range(rounds):
-        for subject in subjects:
+        for i, subject in enumerate(subjects):
+            if i in errors:
+                continue
             progress(f"timing, round {number + 1} of {rounds}: {subject.id}")
-            results[subject.id].append(subject.execute())
-    return [_record(s, results[s.id], target, threads) for s in subjects]
+            try:
+                results[i].append(subject.execute())
+            except EdgekitError as e:
+                errors[i] = e
+    return [
+        errors.get(i) or _record(subject, results[i], target, threads)
+        for i, subject in enumerate(subjects)
+    ]
 
 
 def summarize(record: LatencyRecord) -> Summary:

@@ -11,16 +11,23 @@ from edgekit.types import Feed, OutputParity, Tolerance
 LARGEST_SQNR_DB = 200.0
 """Reported when there is no difference at all, since JSON knows no infinity."""
 
+FEW_CHANNELS = 0.05
+"""A detector's scores are more of its channels than this; a feature vector's rare ones are not."""
+
 TOLERANCES = {
     # Float kernels differ in the order of their sums. A deep network adds up to a few 1e-6 of the
     # output's scale; a lost or swapped weight starts around 1e-2.
-    "fp32": Tolerance(max_rel=1e-5, max_drop=0.001),
-    "fp16": Tolerance(max_rel=2e-2, min_sqnr_db=30, min_top1=0.98, max_drop=0.01),
+    "fp32": Tolerance(
+        max_rel=1e-5, min_channel_sqnr_db=40, max_dead_channels=FEW_CHANNELS, max_drop=0.001
+    ),
+    "fp16": Tolerance(
+        max_rel=2e-2, min_sqnr_db=30, min_top1=0.98, max_dead_channels=FEW_CHANNELS, max_drop=0.01
+    ),
     # The largest error of 8 bits says little: the noise over all rows and the decisions count.
-    "int8": Tolerance(min_sqnr_db=10, min_top1=0.90, max_drop=0.05),
-    # int8 weights, float activations: what other tools write; held to the same.
-    "dynamic": Tolerance(min_sqnr_db=10, min_top1=0.90, max_drop=0.05),
+    "int8": Tolerance(min_sqnr_db=10, min_top1=0.90, max_dead_channels=FEW_CHANNELS, max_drop=0.05),
 }
+# int8 weights, float activations: what other tools write.
+TOLERANCES["dynamic"] = TOLERANCES["int8"]
 """What each precision is held to."""
 
 
@@ -73,6 +80,17 @@ def violations(parity: OutputParity, tolerance: Tolerance) -> list[str]:
             f"{output} agrees with the Keras model on the top class in {agreement:.1%} of the "
             f"rows, at least {tolerance.min_top1:.0%} is asked"
         )
+    worst, least = parity.channel_sqnr_db, tolerance.min_channel_sqnr_db
+    if least is not None and worst is not None and worst < least:
+        problems.append(
+            f"{output} has a channel with a signal-to-noise ratio of {worst:.1f} dB, "
+            f"at least {least:.0f} dB is asked"
+        )
+    dead, most = parity.dead_channels, tolerance.max_dead_channels
+    if most is not None and dead is not None and dead > most:
+        problems.append(
+            f"{output} is constant in {dead:.0%} of the channels that vary in the Keras model"
+        )
     return problems
 
 
@@ -84,6 +102,8 @@ def _compare(
     difference = np.abs(found - wanted)
     scale = float(np.abs(wanted).max(initial=0.0))
     max_abs = float(difference.max(initial=0.0))
+    is_classifier = _is_classifier(wanted, classifier)
+    channels = None if is_classifier or wanted.ndim < 2 else _channels(wanted, found)
     return OutputParity(
         name=name,
         max_abs=max_abs,
@@ -92,8 +112,27 @@ def _compare(
         max_rel=max_abs / scale if scale else max_abs,
         cosine=_cosine(wanted, found),
         sqnr_db=_sqnr_db(wanted, difference),
-        top1_agreement=_top1(wanted, found) if _is_classifier(wanted, classifier) else None,
+        top1_agreement=_top1(wanted, found) if is_classifier else None,
+        channel_sqnr_db=channels[0] if channels else None,
+        dead_channels=channels[1] if channels else None,
     )
+
+
+def _channels(wanted: np.ndarray, found: np.ndarray) -> tuple[float, float] | None:
+    """Of the channels that vary from row to row: the worst one's SQNR, the share that died."""
+    wanted = wanted.reshape(len(wanted), -1, wanted.shape[-1])
+    found = found.reshape(wanted.shape)
+    signal = np.square(wanted - wanted.mean(axis=0)).mean(axis=(0, 1))
+    noise = np.square(found - wanted).mean(axis=(0, 1))
+    # A change below a thousandth of the channel's own size, or near nothing, is no signal.
+    size = np.square(wanted).mean(axis=(0, 1))
+    varies = signal > np.maximum(1e-6 * size, 1e-60)
+    if not varies.any():
+        return None
+    with np.errstate(divide="ignore"):
+        ratios = np.minimum(10 * np.log10(signal[varies] / noise[varies]), LARGEST_SQNR_DB)
+    is_dead = np.ptp(found[..., varies], axis=0).max(axis=0) == 0
+    return float(ratios.min()), float(is_dead.mean())
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -104,7 +143,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 def _sqnr_db(wanted: np.ndarray, difference: np.ndarray) -> float:
     """Signal = what varies from row to row: a constant output must not look like a good one."""
     centre = wanted.mean(axis=0) if len(wanted) > 1 else 0.0
-    signal = float(np.square(wanted - centre).mean())
+    # A model whose output never changes has its size for a signal.
+    signal = float(np.square(wanted - centre).mean()) or float(np.square(wanted).mean())
     noise = float(np.square(difference).mean())
     if noise == 0:
         return LARGEST_SQNR_DB

@@ -17,6 +17,7 @@ from edgekit.types import (
     OutputParity,
     ParityRecord,
     Signature,
+    TensorSpec,
     Tolerance,
 )
 
@@ -27,6 +28,11 @@ class Proof:
 
     parity: ParityRecord
     accuracy: AccuracyRecord | None
+
+    @property
+    def records(self) -> tuple[ParityRecord | AccuracyRecord, ...]:
+        """What a workspace keeps of it."""
+        return (self.parity,) if self.accuracy is None else (self.parity, self.accuracy)
 
 
 def prove(
@@ -53,15 +59,17 @@ def prove(
         job = Job("run", form, str(path), signature, evidence.inputs, out=folder)
         result = target.execute(job)
         outputs = {name: value[:] for name, value in load_arrays(result.outputs).items()}
-        failures = [*_structure(path, precision), *parity.mismatches(evidence.reference, outputs)]
+        failures = _structure(path, precision, signature)
+        mismatches = parity.mismatches(evidence.reference, outputs)
         figures: list[OutputParity] = []
         metrics: AccuracyRecord | None = None
-        if not failures:
+        if not mismatches:
             figures = parity.compare(evidence.reference, outputs, classifier=evidence.classifier)
-            failures = [v for figure in figures for v in parity.violations(figure, tolerance)]
+            mismatches = [v for figure in figures for v in parity.violations(figure, tolerance)]
             metrics = measure_accuracy(id, sha256, outputs, evidence)
             if metrics is not None:
-                failures += _accuracy(metrics, evidence, tolerance)
+                mismatches += _accuracy(metrics, evidence, tolerance)
+        failures += mismatches
     record = ParityRecord(
         artifact=id,
         sha256=sha256,
@@ -85,15 +93,37 @@ def measure_accuracy(
     return AccuracyRecord(id, sha256, split, evidence.rows, metrics) if metrics else None
 
 
-def _structure(path: Path, precision: str) -> list[str]:
-    """An int8 file must be int8 inside: a converter that finds nothing to quantize says nothing."""
+def _structure(path: Path, precision: str, promised: Signature) -> list[str]:
+    """What the file itself says: its inputs and outputs, and the precision that it is of."""
     found = formats.describe(path)
-    floats = found.float_tensors
+    problems = []
+    for what in ("inputs", "outputs"):
+        given = [_as_text(s) for s in getattr(found.signature, what)]
+        wanted = [_as_text(s) for s in getattr(promised, what)]
+        if given != wanted:
+            problems.append(f"its {what} are {', '.join(given)}, not {', '.join(wanted)}")
+    weights = {group.dtype for group in found.groups if group.role == "weights"}
+    stored = _STORED_AS.get((found.format, precision))
+    if stored and weights and stored not in weights:
+        problems.append(f"it is not {precision}: no weight is stored as {stored}")
     # In TF.js 8 bits are how weights are stored; it always computes in float.
-    if precision != "int8" or found.format == "tfjs" or not floats:
-        return []
-    more = f" and {len(floats) - 3} more" if len(floats) > 3 else ""
-    return [f"it is not int8 inside: {', '.join(floats[:3])}{more} compute in float"]
+    if precision == "int8" and found.format != "tfjs" and found.float_tensors:
+        names = found.float_tensors
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        problems.append(f"it is not int8 inside: {', '.join(names[:3])}{more} compute in float")
+    return problems
+
+
+_STORED_AS = {
+    ("tflite", "fp16"): "float16",
+    ("tfjs", "fp16"): "float16",
+    ("tfjs", "int8"): "uint8",
+}
+
+
+def _as_text(spec: TensorSpec) -> str:
+    shape = " × ".join("any" if d is None else str(d) for d in spec.shape)
+    return f"{spec.native} ({shape}, {spec.dtype})"
 
 
 def _accuracy(metrics: AccuracyRecord, evidence: Evidence, tolerance: Tolerance) -> list[str]:

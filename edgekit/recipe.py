@@ -140,18 +140,21 @@ def recipe_names() -> list[str]:
     return sorted(p.stem for p in _bundled().glob("*.py") if not p.name.startswith("_"))
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, *, sha256: str | None = None) -> Recipe:
     """Read a recipe: one that comes with edgekit, by name, or a file of the user's, by path.
 
+    With `sha256`, a file of another content is refused before any of it runs.
+
     Raises:
-        RecipeError: there is none, the file cannot be run, or something is missing in it.
+        RecipeError: there is none, it is another one than asked for, it cannot be run, or
+            something is missing in it.
     """
     name = str(name_or_path)
     if name in recipe_names():
-        return _load(_bundled() / f"{name}.py")
+        return _load(_bundled() / f"{name}.py", sha256)
     path = Path(name).expanduser()
     if path.suffix == ".py" and path.is_file():
-        return _load(path.resolve())
+        return _load(path.resolve(), sha256)
     close = difflib.get_close_matches(path.stem, recipe_names(), n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     raise RecipeError(
@@ -167,14 +170,20 @@ def _bundled() -> Path:
     return installed if installed.is_dir() else package.parent / "recipes"
 
 
-def _load(path: Path) -> Recipe:
+def _load(path: Path, wanted: str | None) -> Recipe:
     source = path.read_bytes()
+    digest = hashlib.sha256(source).hexdigest()
+    if wanted not in (None, digest):
+        raise RecipeError(
+            f"the recipe {path} was edited, or replaced by another version, after it was used",
+            hint="train again into a new folder, or restore the recipe",
+        )
     module = _run(source, path)
     _check(module, path)
     return Recipe(
         name=path.stem,
         path=path,
-        sha256=hashlib.sha256(source).hexdigest(),
+        sha256=digest,
         description=module.DESCRIPTION,
         task=module.TASK,
         metric=module.METRIC,

@@ -36,6 +36,9 @@ def read_samples(path: Path, signature: Signature) -> Samples:
             not fit, there are no rows, or a value is NaN or infinite.
     """
     arrays = read_npz(path)
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise SourceError(f"{path}: {name!r} is one number; the first axis must be the rows")
     feed, targets = _split(path, arrays, signature)
     for spec in signature.inputs:
         feed[spec.name] = _checked(path, feed[spec.name], spec)
@@ -134,4 +137,11 @@ def _checked(path: Path, array: np.ndarray, spec: TensorSpec) -> np.ndarray:
             )
         if np.dtype(spec.dtype).kind in "iu" and not np.array_equal(array, np.round(array)):
             raise SourceError(f"{path}: {spec.name!r} takes {spec.dtype}, the file has fractions")
+    if np.dtype(spec.dtype).kind in "iu":
+        limits = np.iinfo(spec.dtype)
+        if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
+            raise SourceError(
+                f"{path}: {spec.name!r} takes {spec.dtype}, the file has values from "
+                f"{array.min()} to {array.max()}"
+            )
     return array.astype(spec.dtype, copy=False)

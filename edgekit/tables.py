@@ -70,10 +70,12 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
     table = _table(
         "artifact", "size", "p50", "p90", "p99", "spread", "load", "peak memory", "× Keras"
     )
+    several = len({row.workspace for row in rows}) > 1
     for row in rows:
         s = row.summary
+        home = f"{row.workspace}: " if several and row.workspace else ""
         table.add_row(
-            _name(s.artifact),
+            home + _name(s.artifact),
             size(row.size_bytes),
             duration(s.p50_ns),
             duration(s.p90_ns),
@@ -92,12 +94,15 @@ def conditions(records: Sequence[LatencyRecord]) -> list[str]:
     for machine, group in groupby(records, key=lambda r: r.machine):
         same = list(group)
         first = same[0]
-        runtimes = sorted({f"{r.runtime.name} {r.runtime.version}" for r in same})
-        plural = "s" if first.threads > 1 else ""
-        lines.append(
-            f"{machine.cpu} ({machine.cores} cores), {machine.os}; {first.threads} thread{plural}; "
-            f"{len(first.timings)} processes each, interleaved; {', '.join(runtimes)}"
+        runtimes = sorted(
+            {f"{r.runtime.name} {r.runtime.version} ({r.runtime.backend})" for r in same}
         )
+        lines += [
+            f"{machine.cpu} ({counted(machine.cores, 'core')}), {machine.os}; "
+            f"{counted(first.threads, 'thread')}; "
+            f"{counted(len(first.timings), 'process', 'processes')} each, interleaved",
+            ", ".join(runtimes),
+        ]
     return [*lines, *_disturbances(records)]
 
 
@@ -191,12 +196,17 @@ def duration(nanoseconds: float) -> str:
     raise AssertionError
 
 
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """Number and noun: "1 row", "1,000 rows"."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
 def _table(first: str, *others: str, left: Sequence[int] = ()) -> Table:
-    table = Table(box=box.MARKDOWN, show_edge=True, pad_edge=True)
+    table = Table(box=box.MARKDOWN)
     table.add_column(first, no_wrap=True)
     for i, name in enumerate(others, 1):
         is_left = i in left or name == "verified on"
-        table.add_column(name, justify="left" if is_left else "right")
+        table.add_column(name, justify="left" if is_left else "right", no_wrap=True)
     return table
 
 
@@ -234,8 +244,8 @@ def _metric(record: AccuracyRecord | None, baseline: AccuracyRecord | None = Non
 
 
 def _where(record: ParityRecord) -> str:
-    rows = {"recipe": "test rows", "samples": "sample rows", "synthetic": "random rows"}
-    return f"{record.runtime.name}, {record.rows:,} {rows[record.data]}"
+    kind = {"recipe": "test row", "samples": "sample row", "synthetic": "random row"}[record.data]
+    return f"{record.runtime.name} on {record.runtime.backend}, {counted(record.rows, kind)}"
 
 
 def _time_cells(own: Summary | None, keras: Summary | None) -> tuple[str, str, str]:

@@ -104,7 +104,10 @@ class OutputParity:
 
     `scale` is the largest absolute value of the Keras output; `max_rel` = max_abs / scale.
     `sqnr_db` = 10 log10(variance of the Keras output over rows / mean squared difference).
-    `top1_agreement` is set where the output is a class distribution.
+    `top1_agreement` is set where the output is a class distribution. Elsewhere, channels (last
+    axis) are looked at one by one, since a large one hides a small one: `channel_sqnr_db` is the
+    worst channel's, `dead_channels` the share of channels that vary in the Keras model and are
+    constant here.
     """
 
     name: str
@@ -115,6 +118,8 @@ class OutputParity:
     cosine: float
     sqnr_db: float
     top1_agreement: float | None = None
+    channel_sqnr_db: float | None = None
+    dead_channels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class Tolerance:
     max_rel: float | None = None
     min_sqnr_db: float | None = None
     min_top1: float | None = None
+    min_channel_sqnr_db: float | None = None
+    max_dead_channels: float | None = None
     max_drop: float | None = None
     """Largest allowed loss on the recipe's metric, as a share of the Keras model's figure."""
 

@@ -16,10 +16,22 @@ from typing import Any
 from edgekit.agent.protocol import DecodeError, decode, encode
 from edgekit.errors import WorkspaceError
 from edgekit.hashing import sha256
-from edgekit.types import AccuracyRecord, Artifact, LatencyRecord, ParityRecord, Signature
+from edgekit.locking import lock
+from edgekit.types import (
+    BASELINE,
+    AccuracyRecord,
+    Artifact,
+    LatencyRecord,
+    ParityRecord,
+    Progress,
+    Signature,
+)
+
+Record = ParityRecord | AccuracyRecord | LatencyRecord
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,11 @@ class Workspace:
         """Where the artifact lies, after its hash was compared."""
         return self._file(artifact.path, artifact.sha256)
 
+    def has_data(self, *names: str) -> bool:
+        """Whether all these rows are there; a file that was lost is made again."""
+        infos = [self.manifest.data.get(name) for name in names]
+        return all(info is not None and (self.path / info.path).exists() for info in infos)
+
     def data_path(self, name: str) -> Path | None:
         """Where the rows called `name` lie, after their hash was compared; None: there are none."""
         info = self.manifest.data.get(name)
@@ -172,43 +189,65 @@ class Workspace:
         self.manifest = manifest
 
     @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from changing this workspace; what they changed before is read anew.
+
+        Raises:
+            WorkspaceError: another command is changing it now.
+        """
+        with lock(self.path / LOCK) as is_ours:
+            if not is_ours:
+                raise WorkspaceError(
+                    f"{self.path} is in use by another edgekit command",
+                    hint="wait until that has finished",
+                )
+            self.manifest = Workspace.open(self.path).manifest
+            for left in self.path.glob(".staging-*"):  # of a command that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """A folder on the workspace's own disk for files that are not proved yet."""
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".staging-") as folder:
             yield Path(folder)
 
-    def add_data(self, name: str, staged: Path, rows: int, origin: str) -> None:
-        """Take over a staged .npz file as the rows called `name`.
+    def take_data(self, staged: Mapping[str, tuple[Path, int, str]]) -> None:
+        """Take over staged .npz files: name -> (file, rows, origin), all in one change.
 
-        Proofs on other rows than these are dropped with the rows.
+        With other verification rows, the proofs that were made on the old ones are dropped.
         """
-        info = DataInfo(f"{name}.npz", sha256(staged), rows, origin)
-        before = self.manifest.data.get(name)
-        os.replace(staged, self.path / info.path)
-        self.change(data={**self.manifest.data, name: info})
-        if name == "verification" and before is not None and before.sha256 != info.sha256:
-            self.change(parity=(), accuracy=())
+        infos = {
+            name: DataInfo(f"{name}.npz", sha256(file), rows, origin)
+            for name, (file, rows, origin) in staged.items()
+        }
+        before = self.manifest.data.get("verification")
+        after = infos.get("verification", before)
+        changes: dict[str, Any] = {"data": {**self.manifest.data, **infos}}
+        if before is not None and after is not None and before.sha256 != after.sha256:
+            changes |= {"parity": (), "accuracy": ()}
+        for name, (file, _, _) in staged.items():
+            os.replace(file, self.path / infos[name].path)
+        self.change(**changes)
 
-    def publish(self, artifact: Artifact, staged: Path) -> None:
-        """Take over a staged artifact; records of an earlier one of that id are dropped."""
+    def publish(self, artifact: Artifact, staged: Path, *records: Record) -> None:
+        """Take over a staged artifact with its records; those of an earlier one are dropped."""
         final = self.path / artifact.path
         if final.is_dir():
             # A folder cannot be replaced in one step: the old one leaves first.
             os.replace(final, staged.with_name("replaced"))
         os.replace(staged, final)
 
-        def others(records: Any) -> tuple[Any, ...]:
-            return tuple(r for r in records if r.artifact != artifact.id)
-
         kept = [a for a in self.manifest.artifacts if a.id != artifact.id]
-        self.change(
-            artifacts=tuple(sorted([*kept, artifact], key=_order)),
-            parity=others(self.manifest.parity),
-            accuracy=others(self.manifest.accuracy),
-            latency=others(self.manifest.latency),
-        )
+        changes: dict[str, Any] = {"artifacts": tuple(sorted([*kept, artifact], key=_order))}
+        for kind in _KINDS.values():
+            present = getattr(self.manifest, kind)
+            changes[kind] = tuple(r for r in present if r.artifact != artifact.id)
+        for record in records:
+            changes[_KINDS[type(record)]] += (record,)
+        self.change(**changes)
 
-    def add_records(self, *records: ParityRecord | AccuracyRecord | LatencyRecord) -> None:
+    def add_records(self, *records: Record) -> None:
         """Keep `records`, each in place of an earlier one of the same artifact and conditions."""
         changes: dict[str, tuple[Any, ...]] = {}
         for record in records:
@@ -217,6 +256,16 @@ class Workspace:
             kept = [r for r in present if _conditions(r) != _conditions(record)]
             changes[kind] = (*kept, record)
         self.change(**changes)
+
+    def keep(self, *records: Record, progress: Progress) -> None:
+        """Keep `records` if that is possible: what was found is true where it cannot be written."""
+        try:
+            with self.locked():
+                known = {BASELINE: self.manifest.source.sha256}
+                known |= {a.id: a.sha256 for a in self.manifest.artifacts}
+                self.add_records(*(r for r in records if known.get(r.artifact) == r.sha256))
+        except (OSError, WorkspaceError) as e:
+            progress(f"the records are not kept in {self.path}: {e}")
 
     def _file(self, relative: str, digest: str) -> Path:
         path = self.path / relative

@@ -25,6 +25,20 @@ def twins() -> keras.Model:
     return keras.Model(x, [layers.Dense(3, name="right")(x), layers.Dense(3, name="left")(x)])
 
 
+def detector() -> keras.Model:
+    """Boxes in pixels and scores in [0, 1] in one tensor, which has one int8 scale."""
+    x = keras.Input((8,), name="x")
+    boxes = layers.Rescaling(640.0)(layers.Dense(4, activation="sigmoid")(x))
+    scores = layers.Dense(3, activation="sigmoid")(x)
+    return keras.Model(x, layers.Concatenate(name="found")([boxes, scores]))
+
+
+def fixed_batch() -> keras.Model:
+    """Built for four rows, and of no use for any other number."""
+    x = keras.Input((6,), batch_size=4, name="x")
+    return keras.Model(x, layers.Dense(2, name="y")(keras.ops.reshape(x * 2, (4, 6))))
+
+
 def lstm() -> keras.Model:
     """Its int8 conversion kills the TFLite converter."""
     return keras.Sequential(
@@ -43,6 +57,12 @@ def gives_nan() -> keras.Model:
     return model
 
 
+def logarithm() -> keras.Model:
+    """NaN for rows below zero."""
+    x = keras.Input((3,), name="x")
+    return keras.Model(x, layers.Dense(2, name="y")(keras.ops.log(x)))
+
+
 def with_lambda() -> keras.Model:
     x = keras.Input((3,), name="x")
     return keras.Model(x, layers.Lambda(lambda v: v * 2)(x))
@@ -50,5 +70,15 @@ def with_lambda() -> keras.Model:
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
-    for build in (two_inputs, twins, lstm, unbuilt, gives_nan, with_lambda):
+    for build in (
+        two_inputs,
+        twins,
+        detector,
+        fixed_batch,
+        lstm,
+        unbuilt,
+        gives_nan,
+        logarithm,
+        with_lambda,
+    ):
         build().save(Path(sys.argv[1], f"{build.__name__}.keras"))

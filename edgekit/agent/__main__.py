@@ -9,16 +9,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-
-import numpy as np
 
 from . import machine
 from .arrays import load_arrays, save_arrays
-from .protocol import Job, JobResult, Timing, decode, encode
-from .rows import run_rows
-from .runners import Runner, open_runner
-from .timing import measure
+from .protocol import Job, JobResult, decode, encode
+from .rows import run_rows, time_first_row
+from .runners import open_runner
 
 
 def execute(job: Job) -> JobResult:
@@ -33,32 +29,6 @@ def execute(job: Job) -> JobResult:
         return JobResult(runner.runtime, machine.describe(), outputs=save_arrays(outputs, job.out))
     timing = time_first_row(runner, job, feed, load_ns, before)
     return JobResult(runner.runtime, machine.describe(), timing=timing)
-
-
-def time_first_row(
-    runner: Runner, job: Job, feed: Mapping[str, np.ndarray], load_ns: int, before: int | None
-) -> Timing:
-    """Time `runner` on the first row of `feed` (repeated where the batch is fixed above 1)."""
-    batch = job.signature.inputs[0].shape[0] or 1
-    runner.bind({name: np.repeat(value[:1], batch, 0) for name, value in feed.items()})
-    runner.invoke()
-    after = machine.resident_bytes()
-    busy = machine.BusyMeter()
-    measured = measure(runner.invoke, job.seconds)
-    return Timing(
-        samples_ns=measured.samples_ns,
-        loops=measured.loops,
-        warmup_invocations=measured.warmup_invocations + 1,
-        stable=measured.stable,
-        load_ns=load_ns,
-        peak_memory_bytes=machine.peak_resident_bytes(),
-        model_memory_bytes=_growth(before, after),
-        busy_fraction=busy.read(),
-    )
-
-
-def _growth(before: int | None, after: int | None) -> int | None:
-    return None if before is None or after is None else max(0, after - before)
 
 
 def main() -> int:

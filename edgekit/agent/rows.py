@@ -1,7 +1,7 @@
-"""All rows of a feed through ONE runner, one call after the other.
+"""Rows through a loaded model: all of them, to compare; or one again and again, to time.
 
-One runner on purpose: a model that keeps state from call to call gives wrong answers from the
-second call on, and only a runner that is used again shows it.
+All rows go through ONE runner, one call after the other: a model that keeps state from call to
+call gives wrong answers from the second call on, and only a runner that is used again shows it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from .protocol import Signature
+from . import machine
+from .protocol import Job, Signature, Timing
 from .runners import Runner
+from .timing import measure
 
 SINGLE_ROWS, CHUNK = 8, 32
 """A model of free batch runs its first rows one by one, the rest in chunks: both must work."""
@@ -26,7 +28,7 @@ def run_rows(
     parts: list[dict[str, np.ndarray]] = []
     for start, stop in _chunks(rows, batch):
         chunk = {name: value[start:stop] for name, value in feed.items()}
-        runner.bind({name: _pad(value, batch) for name, value in chunk.items()})
+        runner.bind({name: pad(value, batch) for name, value in chunk.items()})
         runner.invoke()
         parts.append({name: value[: stop - start] for name, value in runner.read().items()})
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
@@ -40,7 +42,33 @@ def _chunks(rows: int, batch: int | None) -> Iterator[tuple[int, int]]:
         start += size
 
 
-def _pad(value: np.ndarray, batch: int | None) -> np.ndarray:
+def pad(value: np.ndarray, batch: int | None) -> np.ndarray:
     """The last row repeated until a fixed batch is full."""
     missing = (batch or 0) - len(value)
     return np.concatenate([value, value[-1:].repeat(missing, 0)]) if missing > 0 else value
+
+
+def time_first_row(
+    runner: Runner, job: Job, feed: Mapping[str, np.ndarray], load_ns: int, before: int | None
+) -> Timing:
+    """Time `runner` on the first row of `feed` (repeated where the batch is fixed above 1)."""
+    batch = job.signature.inputs[0].shape[0] or 1
+    runner.bind({name: np.repeat(value[:1], batch, 0) for name, value in feed.items()})
+    runner.invoke()
+    after = machine.resident_bytes()
+    busy = machine.BusyMeter()
+    measured = measure(runner.invoke, job.seconds)
+    return Timing(
+        samples_ns=measured.samples_ns,
+        loops=measured.loops,
+        warmup_invocations=measured.warmup_invocations + 1,
+        stable=measured.stable,
+        load_ns=load_ns,
+        peak_memory_bytes=machine.peak_resident_bytes(),
+        model_memory_bytes=_growth(before, after),
+        busy_fraction=busy.read(),
+    )
+
+
+def _growth(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgekit.cli import options
+
+if TYPE_CHECKING:
+    from edgekit.verbs.bench import BenchResult
 
 
 @click.command()
@@ -52,24 +56,34 @@ def bench(
 
     SOURCES are workspaces, artifacts in one, or any TFLite, ONNX or TF.js files.
     """
+    from edgekit.verbs.bench import BenchFailed
     from edgekit.verbs.bench import bench as run
 
-    with options.shown_progress() as progress:
-        result = run(
-            sources=sources,
-            target=target,
-            threads=threads,
-            rounds=rounds,
-            seconds=seconds,
-            baseline=baseline,
-            progress=progress,
-        )
+    try:
+        with options.shown_progress() as progress:
+            result = run(
+                sources=sources,
+                target=target,
+                threads=threads,
+                rounds=rounds,
+                seconds=seconds,
+                baseline=baseline,
+                progress=progress,
+            )
+    except BenchFailed as e:
+        if not as_json:
+            _print(e.result)
+        raise
     if as_json:
         options.print_json(result)
         return
+    _print(result)
+
+
+def _print(result: BenchResult) -> None:
     from edgekit import tables
 
-    console = options.stdout_console()
-    console.print(tables.latencies(result.rows))
+    options.print_table(tables.latencies(result.rows))
     for line in tables.conditions(result.records):
-        console.print(line, markup=False, soft_wrap=True)
+        click.echo(line)
+    options.print_failures(result.failures)

@@ -31,14 +31,17 @@ def demo(output: Path, as_json: bool) -> None:
     from edgekit import tables
     from edgekit.workspace import Workspace
 
-    console = options.stdout_console()
-    console.print(tables.summary(Workspace.open(output)))
+    options.print_table(tables.summary(Workspace.open(output)))
     for line in tables.conditions(result.bench.records):
-        console.print(line, markup=False, soft_wrap=True)
+        click.echo(line)
+    for failure in result.bench.failures:
+        click.echo(f"not verified: {failure}\n  try: {failure.hint}")
     click.echo(f"\nThe files are in {output}. Next:")
-    for command, what in (
-        (f"edgekit inspect {output}/int8.tflite", "what is in a file"),
-        (f"edgekit verify {output}", "prove all files again"),
-        ("edgekit export YOUR_MODEL.keras", "your own model"),
-    ):
-        click.echo(f"  {command:<36} {what}")
+    steps = {
+        f"edgekit inspect {output}/int8.tflite": "what is in a file",
+        f"edgekit verify {output}": "prove all files again",
+        "edgekit export YOUR_MODEL.keras": "your own model",
+    }
+    width = max(map(len, steps))
+    for command, what in steps.items():
+        click.echo(f"  {command:<{width}}   {what}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     help="A precision; may be given more than once.",
 )
 @options.samples_option
-@options.output_option()
+@options.output_option("The workspace folder  [default: <model>-edgekit].")
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
@@ -95,8 +95,7 @@ def _print(result: ExportResult) -> None:
     from edgekit import tables
 
     if result.artifacts:
-        options.stdout_console().print(
-            tables.artifacts(result.artifacts, result.parity, result.accuracy)
-        )
-    for failure in result.failures[1:]:  # the first is the error itself
-        click.echo(f"{failure.artifact}: {failure.message}", err=True)
+        options.print_table(tables.artifacts(result.artifacts, result.parity, result.accuracy))
+    options.print_failures(result.failures)
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)

@@ -39,7 +39,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it with one line and exit code 130."""
+    """Run the command line; Ctrl-C or SIGTERM end it with one line and exit code 130 or 143."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as e:
@@ -47,9 +48,18 @@ def main() -> None:
         code = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        code = 128 + signal.SIGINT
+        code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say.
         sys.stderr.close()
         code = 1
     sys.exit(code or 0)
+
+
+_terminated: list[int] = []
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End as by Ctrl-C: `with` blocks stop the worker and remove what is half done."""
+    _terminated.append(number)
+    raise KeyboardInterrupt

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,12 +14,14 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    from edgekit.errors import EdgekitError
+    from edgekit.errors import EdgekitError, Failure
     from edgekit.types import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+WIDEST = 400
 PATH = click.Path(path_type=Path)
 
 
@@ -39,17 +41,8 @@ def samples_option(command: F) -> F:
     )(command)
 
 
-def output_option(*, required: bool = False) -> Callable[[F], F]:
-    return click.option(
-        "-o",
-        "--output",
-        type=PATH,
-        metavar="WORKSPACE",
-        required=required,
-        help="The workspace folder."
-        if required
-        else "The workspace folder  [default: <model>-edgekit].",
-    )
+def output_option(help: str) -> Callable[[F], F]:
+    return click.option("-o", "--output", type=PATH, metavar="WORKSPACE", help=help)
 
 
 def target_option(command: F) -> F:
@@ -66,7 +59,13 @@ def reports_errors(command: F) -> F:
         from edgekit.errors import EdgekitError
 
         try:
-            return command(*args, **kwargs)
+            try:
+                return command(*args, **kwargs)
+            except BrokenPipeError:
+                raise
+            except OSError as e:  # a read-only folder, a full disk: the system's own words
+                where = f"{e.filename}: " if e.filename else ""
+                raise EdgekitError(f"{where}{e.strerror or e}") from e
         except EdgekitError as e:
             if kwargs.get("as_json"):
                 print_json(_error_document(e))
@@ -108,11 +107,29 @@ def stderr_console() -> Console:
 
 
 def stdout_console() -> Console:
-    """At least wide enough for the tables, so that a pipe or a log gets whole lines."""
+    """At least wide enough for text in a pipe or a log."""
     from rich.console import Console
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def print_table(table: Table) -> None:
+    """A table in its full width, whatever the terminal's: a cell cut short is worth nothing."""
+    from rich.console import Console
+
+    console = Console(highlight=False, width=WIDEST)
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join(line for line in captured.get().splitlines() if line.strip()))
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """What else went wrong, one line each; the first is the error itself."""
+    for failure in failures[1:]:
+        click.echo(f"also: {failure}", err=True)
+        if failure.hint:
+            click.echo(f"  try: {failure.hint}", err=True)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,40 +14,39 @@ LONG = 0.5
 
 
 class SteppedStatus:
-    """Each step is a line, with its time where it took long; epochs and timing rounds share one."""
+    """Each step is a line, with its time where it took long; epochs and timing rounds share one.
+
+    A step says what is being done, not how it ended: verdicts are for tables and errors.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status = Status("", console=console)
         self._current = ""
         self._started = 0.0
+        self._lock = threading.Lock()  # proofs report from a thread of their own
 
     def __enter__(self) -> SteppedStatus:
         self._status.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._finish(done=kind is None)
+    def __exit__(self, *error: object) -> None:
+        self._finish()
         self._status.stop()
 
     def step(self, text: str) -> None:
-        if _subject(text) != _subject(self._current):
-            self._finish(done=True)
-            self._started = time.monotonic()
-        self._current = text
-        self._status.update(escape(text))
+        with self._lock:
+            if _subject(text) != _subject(self._current):
+                self._finish()
+                self._started = time.monotonic()
+            self._current = text
+            self._status.update(escape(text))
 
-    def _finish(self, *, done: bool) -> None:
+    def _finish(self) -> None:
         if self._current:
-            mark = "[green]✓[/]" if done else "[red]✗[/]"
             seconds = time.monotonic() - self._started
             took = f" [dim]{seconds:.1f} s[/]" if seconds > LONG else ""
-            self._console.print(f"{mark} {escape(self._current)}{took}")
+            self._console.print(f"[dim]•[/] {escape(self._current)}{took}")
         self._current = ""
 
 

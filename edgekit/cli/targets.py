@@ -21,7 +21,7 @@ def targets(ctx: click.Context, as_json: bool) -> None:
         return
     from edgekit import tables
 
-    options.stdout_console().print(tables.targets(result))
+    options.print_table(tables.targets(result))
 
 
 @targets.command()

@@ -9,7 +9,7 @@ from edgekit.cli import options
 
 @click.command()
 @click.argument("recipe", required=False)
-@options.output_option()
+@options.output_option("A new folder for the workspace.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's own number.")
 @click.option("--list", "list_recipes", is_flag=True, help="List the recipes and end.")
 @options.json_option
@@ -53,4 +53,4 @@ def _list(as_json: bool) -> None:
         return
     from edgekit import tables
 
-    options.stdout_console().print(tables.recipes(recipes))
+    options.print_table(tables.recipes(recipes))

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", type=options.PATH)
 @click.option(
-    "--against", type=options.PATH, metavar="MODEL", help="The Keras model, for a file on its own."
+    "--against",
+    type=options.PATH,
+    metavar="MODEL",
+    help="The Keras model, or a workspace of it, for a file on its own.",
 )
 @options.samples_option
 @options.target_option
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
 def verify(
     source: Path, against: Path | None, samples: Path | None, target: str, as_json: bool
 ) -> None:
-    """Prove artifacts once more, without TensorFlow.
+    """Prove artifacts once more.
 
-    SOURCE is a workspace, an artifact in one, or any model file with --against. Exit code 3: an
-    artifact is not equal to the Keras model.
+    SOURCE is a workspace, an artifact in one (both without TensorFlow), or any model file with
+    --against. Exit code 3: an artifact is not equal to the Keras model.
     """
-    from edgekit.verbs.verify import VerifyFailed
+    from edgekit.verbs.verify import NotVerified, VerifyFailed
     from edgekit.verbs.verify import verify as run
 
     try:
@@ -36,7 +39,7 @@ def verify(
             result = run(
                 source=source, against=against, samples=samples, target=target, progress=progress
             )
-    except VerifyFailed as e:
+    except (VerifyFailed, NotVerified) as e:
         if not as_json:
             _print(e.result)
         raise
@@ -49,4 +52,5 @@ def verify(
 def _print(result: VerifyResult) -> None:
     from edgekit import tables
 
-    options.stdout_console().print(tables.parity(result.parity, result.accuracy))
+    options.print_table(tables.parity(result.parity, result.accuracy))
+    options.print_failures(result.failures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -286,7 +286,10 @@ class _File:
         return finite(self.numbers(parameters, "Scale")), self.numbers(parameters, "ZeroPoint")
 
     def signature(self, graphs: list[_Graph]) -> Signature:
-        """By the keys of the signature, else by tensor name."""
+        """By the keys of the signature, else by tensor name; in the order of the graph.
+
+        That order is what an application sees that binds by index.
+        """
         definitions = self.items(self.model.SignatureDefsLength(), self.model.SignatureDefs)
         if not definitions:
             main = graphs[0]
@@ -298,15 +301,19 @@ class _File:
         chosen = (default or definitions)[0]
         graph = graphs[chosen.SubgraphIndex()]
 
-        def specs(length: int, get: Callable[[int], Any]) -> tuple[TensorSpec, ...]:
+        def specs(
+            length: int, get: Callable[[int], Any], order: Sequence[int]
+        ) -> tuple[TensorSpec, ...]:
+            places = {tensor: place for place, tensor in enumerate(order)}
+            entries = self.items(length, get)
+            entries = sorted(entries, key=lambda e: places.get(e.TensorIndex(), len(places)))
             return tuple(
-                self._spec(graph, self.text(entry.Name()), entry.TensorIndex())
-                for entry in self.items(length, get)
+                self._spec(graph, self.text(entry.Name()), entry.TensorIndex()) for entry in entries
             )
 
         return Signature(
-            inputs=specs(chosen.InputsLength(), chosen.Inputs),
-            outputs=specs(chosen.OutputsLength(), chosen.Outputs),
+            inputs=specs(chosen.InputsLength(), chosen.Inputs, graph.inputs),
+            outputs=specs(chosen.OutputsLength(), chosen.Outputs, graph.outputs),
         )
 
     def _spec(self, graph: _Graph, name: str, index: int) -> TensorSpec:

@@ -15,7 +15,7 @@ class Target(Protocol):
 
     def machine(self) -> Machine: ...
 
-    def execute(self, job: Job, *, timeout: float = 600) -> JobResult:
+    def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """Carry out `job`.
 
         Raises:

@@ -22,7 +22,7 @@ class LocalTarget:
     def machine(self) -> Machine:
         return machine.describe()
 
-    def execute(self, job: Job, *, timeout: float = 600) -> JobResult:
+    def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute."""
         try:
             done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -81,6 +82,12 @@ def node_command() -> list[str]:
             hint="run: edgekit targets prepare node",
         )
     return [str(node), str(_SCRIPTS / "agent.mjs"), str(folder)]
+
+
+def tfjs_version() -> str:
+    """The version of TensorFlow.js that is installed in `packages_folder()`."""
+    package = packages_folder() / "node_modules" / "@tensorflow" / "tfjs-core" / "package.json"
+    return str(json.loads(package.read_text())["version"])
 
 
 def _require_node() -> Path:

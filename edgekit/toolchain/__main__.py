@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -37,8 +38,15 @@ def _answer(session: Any, request: dict[str, Any], progress: Progress) -> dict[s
     except EdgekitError as e:
         return {"error": {"type": type(e).__name__, "message": e.message, "hint": e.hint}}
     except Exception as e:  # the boundary: foreign errors become an answer
-        first = next((x.strip() for x in str(e).splitlines() if x.strip()), "no message")
-        return {"error": {"type": type(e).__name__, "message": first}}
+        return {"error": {"type": type(e).__name__, "message": _gist(str(e))}}
+
+
+def _gist(text: str) -> str:
+    """The first line that says something: Keras and TensorFlow wrap it in others."""
+    lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in text.splitlines()]
+    wrappers = ("Exception encountered when calling", "Graph execution error", "in user code:")
+    telling = [x for x in lines if x and not x.startswith((*wrappers, "File ", "Detected at"))]
+    return next(iter(telling), "no message")
 
 
 if __name__ == "__main__":

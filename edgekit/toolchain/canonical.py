@@ -68,6 +68,20 @@ def trace(model: keras.Model, batch: int | None) -> Canonical:
     )
 
 
+def fixed_batch(model: keras.Model) -> int | None:
+    """The number of rows that the model itself was built for; None: any."""
+    inputs = getattr(model, "inputs", None)
+    return inputs[0].shape[0] if inputs else None
+
+
+def call(model: keras.Model, feed: dict[str, Any]) -> dict[str, Any]:
+    """The Keras model called as it is, eagerly: outputs by Keras name."""
+    names, _ = _inputs(model)
+    arguments = [feed[name] for name in names]
+    packed = keras.tree.pack_sequence_as(_structure(model, "_inputs_struct"), arguments)
+    return _name_outputs(model, model(packed, training=False))
+
+
 def _inputs(model: keras.Model) -> tuple[list[str], list[Any]]:
     """Keras names and symbolic tensors of the inputs, in the model's order."""
     try:

@@ -148,7 +148,10 @@ class Toolchain:
         self._log.seek(0)
         tail = self._log.read()[-400:].decode(errors="replace").strip().splitlines()
         detail = f": {tail[-1]}" if tail and code > 0 else ""
-        return ConversionError(f"{verb}: the toolchain process {describe_exit(code)}{detail}")
+        return ConversionError(
+            f"{verb}: the toolchain process {describe_exit(code)}{detail}",
+            hint="the converter does not survive this model; other formats are not affected",
+        )
 
 
 def _forward(pipe: IO[str], lines: queue.Queue[str | None]) -> None:

@@ -11,15 +11,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from edgekit.agent import machine
-from edgekit.agent.__main__ import time_first_row
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.agent.protocol import Job, JobResult, Signature, decode, encode
+from edgekit.agent.rows import pad, time_first_row
 from edgekit.errors import SourceError
 from edgekit.recipe import Split, load_recipe
 from edgekit.toolchain import onnx, synthetic, tfjs, tflite
-from edgekit.toolchain.canonical import Canonical, trace
+from edgekit.toolchain.canonical import Canonical, call, fixed_batch, trace
 from edgekit.toolchain.keras_runner import KerasRunner
 from edgekit.toolchain.source import load_model
 from edgekit.types import Progress
@@ -35,6 +36,10 @@ SEED = 0
 """Training a recipe twice on one machine gives the same model."""
 
 
+REFERENCE_ROWS = 64
+"""Rows per call of the Keras model, where any number goes."""
+
+
 class Session:
     """One loaded model at a time, with what was made from it so far."""
 
@@ -48,7 +53,8 @@ class Session:
     def load(self, *, source: str, progress: Progress) -> dict[str, Any]:
         """What the model in the file `source` is."""
         model = self._load(source)
-        signature = self._trace(None).signature  # first: it refuses a model that was never built
+        # First, as it refuses a model that was never built.
+        signature = self._trace(fixed_batch(model)).signature
         return {
             "name": model.name,
             "parameters": model.count_params(),
@@ -84,23 +90,26 @@ class Session:
     ) -> dict[str, str]:
         """Random rows that the model accepts."""
         model = self._load(source)
-        feed = synthetic.feed(model, self._trace(None).signature, rows, seed)
+        signature = self._trace(fixed_batch(model)).signature
+        feed = synthetic.feed(model, signature, rows, seed)
         return save_arrays(feed, Path(folder))
 
     def predict(
         self, *, source: str, inputs: Mapping[str, str], folder: str, progress: Progress
     ) -> dict[str, str]:
-        """The Keras model's own outputs for every row."""
-        self._load(source)
-        model = self._trace(None)
+        """The Keras model's own outputs for every row.
+
+        Called eagerly, not through the traced function that is converted: a fault of that one
+        would be on both sides of the comparison.
+        """
+        model = self._load(source)
         feed = load_arrays(inputs)
-        rows = len(next(iter(feed.values())))
-        runner = KerasRunner(model)
+        rows, batch = len(next(iter(feed.values()))), fixed_batch(model)
         parts = []
-        for start in range(0, rows, 64):
-            runner.bind({name: value[start : start + 64] for name, value in feed.items()})
-            runner.invoke()
-            parts.append(runner.read())
+        for start in range(0, rows, batch or REFERENCE_ROWS):
+            chunk = {n: v[start : start + (batch or REFERENCE_ROWS)] for n, v in feed.items()}
+            results = call(model, {n: tf.constant(pad(v, batch)) for n, v in chunk.items()})
+            parts.append({n: np.asarray(v)[: rows - start] for n, v in results.items()})
         outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         for name, value in outputs.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():

@@ -14,7 +14,7 @@ from edgekit.types import FREE_DIMENSION, Signature
 def feed(model: keras.Model, signature: Signature, rows: int, seed: int) -> dict[str, np.ndarray]:
     """Seeded arrays of the model's input shapes: float inputs half normal, half uniform in [0, 1).
 
-    Integers stay below the smallest Embedding of the model.
+    Integers stay below the smallest Embedding of the model, or are bytes where it has none.
 
     Raises:
         SourceError: an input is of a type for which no random value means anything (strings).
@@ -28,7 +28,7 @@ def feed(model: keras.Model, signature: Signature, rows: int, seed: int) -> dict
             value: Any = random.standard_normal(shape)
             value[rows // 2 :] = random.random((rows - rows // 2, *shape[1:]))
         elif kind in "iu":
-            value = random.integers(0, _vocabulary(model), shape)
+            value = random.integers(0, _vocabulary(model, np.dtype(spec.dtype)), shape)
         elif kind == "b":
             value = random.integers(0, 2, shape)
         else:
@@ -40,10 +40,11 @@ def feed(model: keras.Model, signature: Signature, rows: int, seed: int) -> dict
     return arrays
 
 
-def _vocabulary(model: keras.Model) -> int:
-    sizes = [
+def _vocabulary(model: keras.Model, dtype: np.dtype) -> int:
+    """How far integers may go: indices below the smallest table; else bytes, as of an image."""
+    tables = [
         layer.input_dim
         for layer in model._flatten_layers()
         if isinstance(layer, keras.layers.Embedding)
     ]
-    return min(sizes, default=2)
+    return min(tables, default=min(256, np.iinfo(dtype).max + 1))

@@ -94,6 +94,9 @@ def _order(content: bytearray, wanted: Signature) -> Signature:
     if len(set(outputs.values())) == len(outputs):
         graph.OutputsAsNumpy()[:] = [outputs[n] for n in output_names]
     graph.InputsAsNumpy()[:] = [inputs[n] for n in input_names]
+    # Fields 0 and 1 of a SignatureDef are its inputs and outputs.
+    _permute(content, native, 0, [list(inputs).index(n) for n in input_names])
+    _permute(content, native, 1, [list(outputs).index(n) for n in output_names])
     return Signature(
         inputs=tuple(
             _spec(s, n, graph.Tensors(inputs[n]))
@@ -104,6 +107,15 @@ def _order(content: bytearray, wanted: Signature) -> Signature:
             for s, n in zip(wanted.outputs, output_names, strict=True)
         ),
     )
+
+
+def _permute(content: bytearray, table: Any, field: int, order: list[int]) -> None:
+    """Reorder a table's vector of tables; its elements are offsets from where they stand."""
+    start = table._tab.Vector(table._tab.Offset(4 + 2 * field))
+    places = [start + 4 * i for i in range(len(order))]
+    targets = [place + int.from_bytes(content[place : place + 4], "little") for place in places]
+    for place, i in zip(places, order, strict=True):
+        content[place : place + 4] = (targets[i] - place).to_bytes(4, "little")
 
 
 _DTYPES = {

@@ -14,7 +14,7 @@ import numpy as np
 from edgekit import latency
 from edgekit.agent.arrays import save_arrays
 from edgekit.agent.protocol import JobResult, Signature, decode, encode
-from edgekit.errors import SourceError
+from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError
 from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
 from edgekit.samples import read_npz
@@ -29,6 +29,7 @@ from edgekit.workspace import Workspace
 class BenchRow:
     """One line of the table; `speedup` is the Keras model's p50 / this p50."""
 
+    workspace: str | None
     summary: Summary
     size_bytes: int
     speedup: float | None
@@ -40,11 +41,22 @@ class BenchResult:
 
     rows: tuple[BenchRow, ...]
     records: tuple[LatencyRecord, ...]
+    failures: tuple[Failure, ...] = ()
+
+
+class BenchFailed(RunnerError):
+    """An artifact could not be timed; `result` has the others."""
+
+    def __init__(self, result: BenchResult) -> None:
+        first, *others = result.failures
+        also = f" (and {len(others)} more)" if others else ""
+        super().__init__(f"not timed: {first}{also}", hint=first.hint)
+        self.result = result
 
 
 def bench(
     *,
-    sources: Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str = "local",
     threads: int = 1,
     rounds: int = 3,
@@ -68,14 +80,13 @@ def bench(
 
     Raises:
         SourceError: a source is not there, or not a model file.
-        RunnerError: a runtime cannot load or run a file.
+        BenchFailed: a runtime is missing, or cannot run a file; the others were timed.
     """
-    if not sources:
+    given = [sources] if isinstance(sources, (str, os.PathLike)) else sources
+    if not given:
         raise SourceError("nothing to time", hint="name a workspace or model files")
-    found = [item for source in sources for item in locate(Path(source))]
-    workspaces = list(
-        {item.workspace.path: item.workspace for item in found if item.workspace}.values()
-    )
+    found = [item for source in given for item in locate(Path(source))]
+    workspaces = {item.workspace.path: item.workspace for item in found if item.workspace}
     with contextlib.ExitStack() as stack:
         place = open_target(target)
         stack.callback(place.close)
@@ -84,26 +95,35 @@ def bench(
             progress("starting TensorFlow")
             toolchain = Toolchain(threads=threads)
             stack.callback(toolchain.close)
-            entries += [_keras(w, toolchain, seconds, stack) for w in workspaces]
+            entries += [_keras(w, toolchain, seconds, stack) for w in workspaces.values()]
         entries += [_file(item, place, threads, seconds, stack) for item in found]
-        records = latency.measure(
+        measured = latency.measure(
             [e.subject for e in entries],
             target=target,
             threads=threads,
             rounds=rounds,
             progress=progress,
         )
-    for entry, record in zip(entries, records, strict=True):
-        if entry.workspace is not None:
-            entry.workspace.add_records(record)
-    return BenchResult(_rows(entries, records), tuple(records))
+    pairs = list(zip(entries, measured, strict=True))
+    timed = [(e, r) for e, r in pairs if isinstance(r, LatencyRecord)]
+    for path, workspace in workspaces.items():
+        records = (r for e, r in timed if e.workspace == path)
+        workspace.keep(*records, progress=progress)
+    result = BenchResult(
+        rows=_rows(timed),
+        records=tuple(record for _, record in timed),
+        failures=tuple(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+    )
+    if result.failures:
+        raise BenchFailed(result)
+    return result
 
 
 @dataclass(frozen=True)
 class _Entry:
     subject: Subject
     size_bytes: int
-    workspace: Workspace | None
+    workspace: Path | None
 
 
 def _keras(
@@ -118,7 +138,7 @@ def _keras(
         return decode(JobResult, answer)
 
     subject = Subject(BASELINE, source.sha256, 1, execute)
-    return _Entry(subject, size_bytes(workspace.model), workspace)
+    return _Entry(subject, size_bytes(workspace.model), workspace.path)
 
 
 def _file(
@@ -138,7 +158,8 @@ def _file(
     )
     rows = item.signature.inputs[0].shape[0] or 1
     subject = Subject(item.id, item.sha256, rows, lambda: place.execute(job))
-    return _Entry(subject, size_bytes(item.path), item.workspace)
+    home = item.workspace.path if item.workspace else None
+    return _Entry(subject, size_bytes(item.path), home)
 
 
 def _first_row(
@@ -161,14 +182,15 @@ def _random_row(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
     return np.zeros(shape, spec.dtype)  # indices and flags: 0 is always one
 
 
-def _rows(entries: Sequence[_Entry], records: Sequence[LatencyRecord]) -> tuple[BenchRow, ...]:
-    summaries = [latency.summarize(r) for r in records]
-    keras = {
-        e.workspace: s.p50_ns
-        for e, s in zip(entries, summaries, strict=True)
-        if s.artifact == BASELINE
-    }
+def _rows(timed: Sequence[tuple[_Entry, LatencyRecord]]) -> tuple[BenchRow, ...]:
+    summaries = [(entry, latency.summarize(record)) for entry, record in timed]
+    keras = {e.workspace: s.p50_ns for e, s in summaries if s.artifact == BASELINE}
     return tuple(
-        BenchRow(s, e.size_bytes, keras[e.workspace] / s.p50_ns if e.workspace in keras else None)
-        for e, s in zip(entries, summaries, strict=True)
+        BenchRow(
+            workspace=None if e.workspace is None else str(e.workspace),
+            summary=s,
+            size_bytes=e.size_bytes,
+            speedup=keras[e.workspace] / s.p50_ns if e.workspace in keras else None,
+        )
+        for e, s in summaries
     )

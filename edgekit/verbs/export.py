@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +14,17 @@ from typing import Any
 from edgekit import evidence
 from edgekit.agent.arrays import save_arrays
 from edgekit.agent.protocol import Signature, decode
-from edgekit.errors import ConversionError, EdgekitError, MissingDependency, SourceError
+from edgekit.errors import (
+    ConversionError,
+    EdgekitError,
+    Failure,
+    MissingDependency,
+    SourceError,
+)
 from edgekit.evidence import Evidence
 from edgekit.hashing import sha256, size_bytes
 from edgekit.proof import Proof, measure_accuracy, prove
-from edgekit.samples import Samples, read_samples
+from edgekit.samples import read_samples
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import Toolchain, open_toolchain
 from edgekit.types import (
@@ -30,7 +37,7 @@ from edgekit.types import (
     Progress,
     Step,
 )
-from edgekit.workspace import SourceInfo, Workspace
+from edgekit.workspace import Workspace
 
 SUPPORTED = {
     "tflite": ("fp32", "fp16", "int8"),
@@ -38,16 +45,6 @@ SUPPORTED = {
     "tfjs": ("fp32", "fp16", "int8"),
 }
 """int8 in TF.js means weights stored in 8 bits: smaller to download, computed in float."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An artifact that was asked for and does not exist, and why."""
-
-    artifact: str
-    error: str
-    message: str
-    hint: str | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class ExportResult:
     parity: tuple[ParityRecord, ...]
     accuracy: tuple[AccuracyRecord, ...]
     failures: tuple[Failure, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class ExportFailed(ConversionError):
@@ -67,15 +65,15 @@ class ExportFailed(ConversionError):
     def __init__(self, result: ExportResult) -> None:
         first, *others = result.failures
         also = f" (and {len(others)} more)" if others else ""
-        super().__init__(f"{first.artifact}: {first.message}{also}", hint=first.hint)
+        super().__init__(f"{first}{also}", hint=first.hint)
         self.result = result
 
 
 def export(
     *,
     source: str | os.PathLike[str],
-    to: Sequence[str] = FORMATS,
-    precision: Sequence[str] = ("fp32",),
+    to: str | Sequence[str] = FORMATS,
+    precision: str | Sequence[str] = ("fp32",),
     samples: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     batch: int | None = None,
@@ -96,7 +94,8 @@ def export(
         samples: an .npz file of rows (arrays named after the inputs, or `x`; labels as `y`), to
             calibrate int8 with and, without a recipe, to compare on.
         output: the workspace; `<model name>-edgekit` beside you unless given.
-        batch: rows per call; unless given 1 in TFLite, any number in ONNX and TF.js.
+        batch: rows per call; unless given 1 in TFLite, any number in ONNX and TF.js, or what the
+            model itself is fixed to.
         opset: of ONNX, 13 to 18.
         int8_io: int8 TFLite files take and give int8 instead of float32.
         allow_unverified: publish, as "not verified", what no runtime here can load.
@@ -108,41 +107,26 @@ def export(
         SourceError: the model or the samples cannot be used.
         WorkspaceError: the folder holds something else.
     """
-    wanted = _plan(to, precision)
-    with open_toolchain(progress) as toolchain:
-        workspace = _workspace(Path(source), output, toolchain)
+    wanted = _plan(_several(to), _several(precision))
+    given = Path(source)
+    _check_files(given, samples, wanted)
+    with contextlib.ExitStack() as stack:
+        toolchain = stack.enter_context(open_toolchain(progress))
+        workspace = _workspace(given, output, toolchain)
+        stack.enter_context(workspace.locked())
         rows = None
         if samples is not None:
             rows = read_samples(Path(samples), workspace.manifest.source.signature)
         evidence.prepare(workspace, toolchain, rows, progress)
-        calibration = evidence.calibration(workspace) if "int8" in precision else None
-        if "int8" in precision and calibration is None and set(to) != {"tfjs"}:
-            raise SourceError(
-                "int8 needs samples to calibrate with, and there are none",
-                hint="give --samples FILE.npz with a few hundred typical rows",
-            )
-        with evidence.opened(workspace) as proof_rows:
-            job = _Export(
-                workspace, toolchain, proof_rows, open_target("local"), allow_unverified, progress
-            )
-            options = {"batch": batch, "opset": opset, "int8_io": int8_io}
-            result = job.run(wanted, options, calibration)
+        held = stack.enter_context(evidence.opened(workspace))
+        target = open_target("local")
+        stack.callback(target.close)
+        options = {"batch": batch, "opset": opset, "int8_io": int8_io}
+        job = _Export(workspace, toolchain, held, target, options, allow_unverified, progress)
+        result = job.run(wanted)
     if result.failures:
         raise ExportFailed(result)
     return result
-
-
-def describe_source(model: Path, toolchain: Toolchain) -> SourceInfo:
-    """What a workspace records of the Keras model in the file `model`."""
-    found = toolchain.call("load", source=str(model))
-    return SourceInfo(
-        path=f"model{model.suffix}",
-        sha256=sha256(model),
-        name=found["name"],
-        family=found["family"],
-        parameters=found["parameters"],
-        signature=decode(Signature, found["signature"]),
-    )
 
 
 def _plan(to: Sequence[str], precision: Sequence[str]) -> list[tuple[str, str]]:
@@ -157,6 +141,33 @@ def _plan(to: Sequence[str], precision: Sequence[str]) -> list[tuple[str, str]]:
                 )
             plan.append((form, kind))
     return plan
+
+
+def _several(names: str | Sequence[str]) -> Sequence[str]:
+    """`to="onnx"` is one format, not four letters."""
+    return (names,) if isinstance(names, str) else names
+
+
+def _check_files(
+    source: Path, samples: str | os.PathLike[str] | None, wanted: list[tuple[str, str]]
+) -> None:
+    """What can be refused before TensorFlow starts."""
+    if not source.exists():
+        raise SourceError(f"there is no file {source}")
+    if not source.is_dir() and source.suffix not in (".keras", ".h5"):
+        raise SourceError(
+            f"{source} is not a Keras model file", hint="save one with model.save('model.keras')"
+        )
+    if samples is not None and not Path(samples).is_file():
+        raise SourceError(f"there is no file {samples}")
+    needs_rows = any(kind == "int8" and form != "tfjs" for form, kind in wanted)
+    has_rows = source.is_dir() and Workspace.open(source).has_data("calibration")
+    has_recipe = source.is_dir() and Workspace.open(source).manifest.recipe is not None
+    if needs_rows and samples is None and not has_rows and not has_recipe:
+        raise SourceError(
+            "int8 needs samples to calibrate with, and there are none",
+            hint="give --samples FILE.npz with a few hundred typical rows",
+        )
 
 
 def _check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -177,14 +188,8 @@ def _workspace(
                 f"{source} is a workspace: its artifacts go into it", hint="leave out -o"
             )
         return Workspace.open(source)
-    if not source.exists():
-        raise SourceError(f"there is no file {source}")
-    if source.suffix not in (".keras", ".h5"):
-        raise SourceError(
-            f"{source} is not a Keras model file", hint="save one with model.save('model.keras')"
-        )
     folder = Path(f"{source.stem}-edgekit") if output is None else Path(output)
-    return Workspace.create(folder, source, describe_source(source, toolchain))
+    return Workspace.create(folder, source, evidence.describe_source(source, toolchain))
 
 
 @dataclass(frozen=True)
@@ -195,25 +200,21 @@ class _Export:
     toolchain: Toolchain
     evidence: Evidence
     target: Target
+    options: dict[str, Any]
     allow_unverified: bool
     progress: Progress
 
-    def run(
-        self,
-        wanted: list[tuple[str, str]],
-        options: dict[str, Any],
-        calibration: Samples | None,
-    ) -> ExportResult:
+    def run(self, wanted: list[tuple[str, str]]) -> ExportResult:
         proofs: list[tuple[Artifact, Path, Future[Proof]]] = []
         failures: list[Failure] = []
         with self.workspace.staging() as staging, ThreadPoolExecutor(1) as prover:
-            feeds = save_arrays(calibration.feed, staging / "calibration") if calibration else None
+            calibration = self._calibration(staging, wanted)
             for form, precision in wanted:
                 try:
-                    artifact, path = self._convert(form, precision, options, feeds, staging)
+                    artifact, path = self._convert(form, precision, calibration, staging)
                     proofs.append((artifact, path, prover.submit(self._prove, artifact, path)))
                 except EdgekitError as e:
-                    failures.append(_failure(f"{precision}.{form}", e))
+                    failures.append(e.failure(f"{precision}.{form}"))
             self.progress("comparing with the Keras model")
             finished = list(self._publish(proofs, failures))
         self._record_baseline()
@@ -223,34 +224,38 @@ class _Export:
             parity=tuple(p.parity for _, p in finished if p is not None),
             accuracy=tuple(p.accuracy for _, p in finished if p is not None and p.accuracy),
             failures=tuple(failures),
+            warnings=evidence.weaknesses(self.evidence),
         )
 
+    def _calibration(self, staging: Path, wanted: list[tuple[str, str]]) -> dict[str, str] | None:
+        """The calibration rows as .npy files, where an int8 file is wanted."""
+        samples = evidence.calibration(self.workspace)
+        if samples is None or not any(precision == "int8" for _, precision in wanted):
+            return None
+        info = self.workspace.manifest.data["calibration"]
+        origin = "the recipe" if info.origin == "recipe" else "samples"
+        self.progress(f"calibrating int8 with {info.rows:,} rows of {origin}")
+        return save_arrays(samples.feed, staging / "calibration")
+
     def _convert(
-        self,
-        form: str,
-        precision: str,
-        options: dict[str, Any],
-        calibration: dict[str, str] | None,
-        staging: Path,
+        self, form: str, precision: str, calibration: dict[str, str] | None, staging: Path
     ) -> tuple[Artifact, Path]:
         id = f"{precision}.{form}"
         self.progress(f"{id}: converting")
         path = staging / id
-        used = _used_options(form, precision, options)
-        try:
-            answer = self.toolchain.call(
-                "convert",
-                source=str(self.workspace.model),
-                form=form,
-                precision=precision,
-                path=str(path),
-                calibration=calibration if precision == "int8" else None,
-                **{"batch": None, "opset": 17, "int8_io": False, **used},
-            )
-        except ConversionError as e:
-            if "SIGSEGV" in e.message:
-                e.hint = "the converter crashes on this model; the other formats are not affected"
-            raise
+        used = self._used_options(form, precision)
+        answer = self.toolchain.call(
+            "convert",
+            source=str(self.workspace.model),
+            form=form,
+            precision=precision,
+            path=str(path),
+            calibration=calibration if precision == "int8" else None,
+            **{"opset": 17, "int8_io": False, **used},
+        )
+        if precision == "int8" and form != "tfjs":
+            info = self.workspace.manifest.data["calibration"]
+            used |= {"calibration_sha256": info.sha256, "calibration_rows": info.rows}
         manifest = self.workspace.manifest
         step = Step(
             verb="export",
@@ -267,6 +272,17 @@ class _Export:
             signature=decode(Signature, answer["signature"]),
             step=step,
         ), path
+
+    def _used_options(self, form: str, precision: str) -> dict[str, Any]:
+        """The options that mean something here, with their defaults spelled out."""
+        own_batch = self.workspace.manifest.source.signature.inputs[0].shape[0]
+        default = 1 if own_batch is None and form == "tflite" else own_batch
+        used: dict[str, Any] = {"batch": self.options["batch"] or default}
+        if form == "onnx":
+            used["opset"] = self.options["opset"]
+        if form == "tflite" and precision == "int8":
+            used["int8_io"] = self.options["int8_io"]
+        return used
 
     def _prove(self, artifact: Artifact, path: Path) -> Proof:
         proof = prove(
@@ -292,16 +308,12 @@ class _Export:
                 _require(artifact, proof)
             except MissingDependency as e:
                 if not self.allow_unverified:
-                    failures.append(_failure(artifact.id, _not_verified(e)))
+                    failures.append(_not_verified(e).failure(artifact.id))
                     continue
             except EdgekitError as e:
-                failures.append(_failure(artifact.id, e))
+                failures.append(e.failure(artifact.id))
                 continue
-            self.workspace.publish(artifact, path)
-            if proof is not None:
-                self.workspace.add_records(proof.parity)
-            if proof is not None and proof.accuracy is not None:
-                self.workspace.add_records(proof.accuracy)
+            self.workspace.publish(artifact, path, *(proof.records if proof else ()))
             yield artifact, proof
 
     def _record_baseline(self) -> None:
@@ -311,25 +323,14 @@ class _Export:
             self.workspace.add_records(record)
 
 
-def _used_options(form: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that mean something here, with their defaults spelled out."""
-    batch = options["batch"]
-    used: dict[str, Any] = {"batch": 1 if batch is None and form == "tflite" else batch}
-    if form == "onnx":
-        used["opset"] = options["opset"]
-    if form == "tflite" and precision == "int8":
-        used["int8_io"] = options["int8_io"]
-    return used
-
-
 def _require(artifact: Artifact, proof: Proof) -> None:
     if proof.parity.failures:
         raise ConversionError(
-            f"the converted file is not equal to the Keras model, and was removed: "
+            f"the new file is not equal to the Keras model, and was removed: "
             f"{'; '.join(proof.parity.failures)}",
-            hint="more or other --samples may help"
-            if artifact.variant == "int8"
-            else "please report this model",
+            hint="more, or more typical, --samples may help"
+            if artifact.precision == "int8"
+            else "try another format; if the model uses built-in layers only, please report it",
         )
 
 
@@ -338,7 +339,3 @@ def _not_verified(error: MissingDependency) -> MissingDependency:
         f"not verified, so not exported: {error.message}",
         hint=f"{error.hint}; or --allow-unverified to get the file without proof",
     )
-
-
-def _failure(id: str, error: EdgekitError) -> Failure:
-    return Failure(id, type(error).__name__, error.message, error.hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgekit.errors import MissingDependency
 from edgekit.targets import open_target
-from edgekit.targets.node import node_command
+from edgekit.targets.node import node_command, tfjs_version
 from edgekit.types import Machine
 
 
@@ -49,9 +49,9 @@ def _python(form: str, package: str) -> RuntimeStatus:
 
 
 def _node() -> RuntimeStatus:
+    name = "@tensorflow/tfjs in Node.js"
     try:
-        command = node_command()
+        node_command()
     except MissingDependency as e:
-        return RuntimeStatus("tfjs", "@tensorflow/tfjs in Node.js", None, e.hint)
-    del command
-    return RuntimeStatus("tfjs", "@tensorflow/tfjs in Node.js", "ready", None)
+        return RuntimeStatus("tfjs", name, None, e.hint)
+    return RuntimeStatus("tfjs", name, tfjs_version(), None)

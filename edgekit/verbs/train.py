@@ -14,7 +14,6 @@ from edgekit.hashing import sha256
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import BASELINE, Progress
-from edgekit.verbs.export import describe_source
 from edgekit.workspace import RecipeInfo, Workspace
 
 
@@ -65,11 +64,12 @@ def train(
         toolchain.call(
             "train", recipe=name, epochs=epochs, path=str(model), progress=progress, timeout=7200
         )
-        source = describe_source(model, toolchain)
+        source = evidence.describe_source(model, toolchain)
         workspace = Workspace.create(folder, model, source)
-        workspace.change(recipe=RecipeInfo(name, lesson.sha256))
-        evidence.prepare(workspace, toolchain, None, progress)
-    return _judged(workspace, lesson, enough=epochs is None)
+        with workspace.locked():
+            workspace.change(recipe=RecipeInfo(name, lesson.sha256))
+            evidence.prepare(workspace, toolchain, None, progress)
+            return _judged(workspace, lesson, enough=epochs is None)
 
 
 def _judged(workspace: Workspace, lesson: Recipe, *, enough: bool) -> TrainResult:

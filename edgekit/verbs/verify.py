@@ -10,24 +10,25 @@ from pathlib import Path
 
 from edgekit import evidence
 from edgekit.agent.protocol import Signature
-from edgekit.errors import CheckFailed, SourceError
+from edgekit.errors import CheckFailed, Failure, MissingDependency, RunnerError, SourceError
 from edgekit.evidence import Evidence
-from edgekit.proof import prove
+from edgekit.proof import Proof, prove
 from edgekit.samples import read_samples
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import AccuracyRecord, ParityRecord, Progress, TensorSpec
-from edgekit.verbs.export import describe_source
 from edgekit.verbs.locate import Located, locate
 from edgekit.workspace import MANIFEST, Workspace
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """A record per artifact; `parity[i].failures` is empty where it holds."""
+    """A record per artifact that could be run; `parity[i].failures` is empty where it holds."""
 
     parity: tuple[ParityRecord, ...]
     accuracy: tuple[AccuracyRecord, ...]
+    failures: tuple[Failure, ...] = ()
+    """Artifacts that could not be run here: neither proved nor refuted."""
 
 
 class VerifyFailed(CheckFailed):
@@ -37,6 +38,16 @@ class VerifyFailed(CheckFailed):
         bad = [r for r in result.parity if r.failures]
         also = f" (and {len(bad) - 1} more artifacts)" if len(bad) > 1 else ""
         super().__init__(f"{bad[0].artifact}: {'; '.join(bad[0].failures)}{also}")
+        self.result = result
+
+
+class NotVerified(RunnerError):
+    """An artifact could not be run here; `result` has the records of the others."""
+
+    def __init__(self, result: VerifyResult) -> None:
+        first, *others = result.failures
+        also = f" (and {len(others)} more)" if others else ""
+        super().__init__(f"not verified: {first}{also}", hint=first.hint)
         self.result = result
 
 
@@ -53,15 +64,17 @@ def verify(
     Args:
         source: a workspace (all artifacts), one artifact of it, or, with `against`, any TFLite,
             ONNX or TF.js file.
-        against: the Keras model that a file outside of a workspace was made from.
-        samples: with `against`: rows to compare on; random rows unless given.
+        against: the Keras model that a file outside of a workspace was made from, or a
+            workspace of that model.
+        samples: with `against`: rows to compare on; unless given, those of the workspace
+            `against`, or random ones.
         target: where to run; "local" is this machine.
         progress: told in one line what happens.
 
     Raises:
         VerifyFailed: a difference is larger than allowed (exit code 3).
+        NotVerified: a runtime is missing here, or cannot run a file; the others were verified.
         WorkspaceError: a file is missing, or not the one that was recorded.
-        RunnerError: a runtime cannot load or run a file.
     """
     found = locate(Path(source))
     place = open_target(target)
@@ -74,6 +87,8 @@ def verify(
         place.close()
     if any(r.failures for r in records.parity):
         raise VerifyFailed(records)
+    if records.failures:
+        raise NotVerified(records)
     return records
 
 
@@ -95,7 +110,7 @@ def _recorded(
         )
     with evidence.opened(workspace) as rows:
         result = _prove(found, rows, place, progress)
-    workspace.add_records(*result.parity, *result.accuracy)
+    workspace.keep(*result.parity, *result.accuracy, progress=progress)
     return result
 
 
@@ -106,6 +121,13 @@ def _against(
     place: Target,
     progress: Progress,
 ) -> VerifyResult:
+    if (model / MANIFEST).is_file() and samples is None:
+        known = Workspace.open(model)
+        with evidence.opened(known) as held:
+            named = [
+                replace(f, signature=_named(f, known.manifest.source.signature)) for f in found
+            ]
+            return _prove(named, held, place, progress)
     if (model / MANIFEST).is_file():
         model = Workspace.open(model).model
     if not model.is_file():
@@ -114,7 +136,7 @@ def _against(
         tempfile.TemporaryDirectory(prefix="edgekit-") as folder,
         open_toolchain(progress) as toolchain,
     ):
-        info = describe_source(model, toolchain)
+        info = evidence.describe_source(model, toolchain)
         scratch = Workspace.create(Path(folder, "workspace"), model, info)
         rows = read_samples(Path(samples), info.signature) if samples is not None else None
         evidence.prepare(scratch, toolchain, rows, progress)
@@ -126,11 +148,12 @@ def _against(
 def _prove(
     found: Sequence[Located], rows: Evidence, place: Target, progress: Progress
 ) -> VerifyResult:
-    proofs = []
+    proofs: list[Proof] = []
+    failures: list[Failure] = []
     for item in found:
-        progress(f"{item.id}: comparing {rows.rows} rows with the Keras model")
-        proofs.append(
-            prove(
+        progress(f"{item.id}: comparing {rows.rows:,} rows with the Keras model")
+        try:
+            proof = prove(
                 item.path,
                 id=item.id,
                 precision=item.precision,
@@ -139,9 +162,14 @@ def _prove(
                 evidence=rows,
                 target=place,
             )
-        )
+        except (RunnerError, MissingDependency) as e:
+            failures.append(e.failure(item.id))
+        else:
+            proofs.append(proof)
     return VerifyResult(
-        tuple(p.parity for p in proofs), tuple(p.accuracy for p in proofs if p.accuracy)
+        tuple(p.parity for p in proofs),
+        tuple(p.accuracy for p in proofs if p.accuracy),
+        tuple(failures),
     )
 
 

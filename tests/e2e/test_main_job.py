@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_an_edited_recipe_is_not_trusted(copy):
     (copy / "manifest.json").write_text(text.replace(sha, "0" * 64))
     done = run_edgekit("verify", copy)
     assert done.code == 1
-    assert "was edited after it trained" in done.err
+    assert "was edited, or replaced" in done.err
 
 
 def test_bench_measures_and_keeps_raw_samples(copy):
@@ -175,6 +176,73 @@ def test_exporting_twice_gives_the_same_bytes(two_inputs_file, tmp_path):
         done = run_edgekit("export", two_inputs_file, "-o", tmp_path / name, "--json")
         hashes.append([a["sha256"] for a in done.json["artifacts"]])
     assert hashes[0] == hashes[1]
+
+
+def test_a_model_of_a_fixed_batch_stays_so(keras_files, tmp_path):
+    done = run_edgekit("export", keras_files / "fixed_batch.keras", "-o", tmp_path / "ws", "--json")
+    assert done.code == 0, done.err
+    for artifact in done.json["artifacts"]:
+        assert [s["shape"] for s in artifact["signature"]["inputs"]] == [[4, 6]]
+        assert artifact["step"]["options"]["batch"] == 4
+
+
+def test_bench_of_single_artifacts_keeps_them_all(copy):
+    two = (copy / "fp32.tflite", copy / "int8.tflite")
+    done = run_edgekit("bench", *two, "--rounds", 1, "--seconds", 0.1, "--no-baseline")
+    assert done.code == 0, done.err
+    kept = {r.artifact for r in Workspace.open(copy).manifest.latency}
+    assert kept == {"fp32.tflite", "int8.tflite"}
+
+
+def test_verify_goes_on_where_one_runtime_is_missing(copy, tmp_path):
+    done = run_edgekit("verify", copy, XDG_CACHE_HOME=str(tmp_path))
+    assert done.code == 1
+    assert done.out.count("proved") == 4
+    assert "not verified: fp32.tfjs" in done.err
+    assert "edgekit targets prepare node" in done.err
+
+
+def test_a_copy_of_an_artifact_against_its_workspace(digits, tmp_path):
+    alone = shutil.copy(digits / "int8.tflite", tmp_path / "alone.tflite")
+    done = run_edgekit("verify", alone, "--against", digits, "--json")
+    assert done.code == 0, done.err
+    assert "TensorFlow" not in done.err
+    assert done.json["parity"][0]["data"] == "recipe"
+
+
+def test_new_samples_that_fail_leave_the_old_ones(keras_files, tmp_path):
+    workspace, rows = tmp_path / "ws", np.random.default_rng(0).random((64, 3)) + 0.1
+    np.savez(tmp_path / "good.npz", x=rows)
+    np.savez(tmp_path / "bad.npz", x=-rows)
+    model, to = keras_files / "logarithm.keras", ("--to", "onnx")
+    done = run_edgekit("export", model, *to, "--samples", tmp_path / "good.npz", "-o", workspace)
+    assert done.code == 0, done.err
+    done = run_edgekit("export", workspace, *to, "--samples", tmp_path / "bad.npz")
+    assert done.code == 1
+    assert "the Keras model itself gives NaN" in done.err
+    assert run_edgekit("verify", workspace).code == 0
+
+
+def test_few_rows_are_called_few(two_inputs_file, tmp_path):
+    np.savez(tmp_path / "s.npz", zebra=np.ones((3, 4)), ant=np.ones((3, 3)))
+    options = ("--to", "onnx", "-o", tmp_path / "ws", "--samples", tmp_path / "s.npz")
+    done = run_edgekit("export", two_inputs_file, *options)
+    assert done.code == 0, done.err
+    assert "warning: only 3 rows to compare on" in done.err
+
+
+def test_a_read_only_workspace_can_be_verified(copy):
+    if os.geteuid() == 0:
+        # root writes anywhere: take the right away by a mount that refuses, or not at all.
+        (copy / ".lock").unlink(missing_ok=True)
+        (copy / ".lock").mkdir()
+    else:
+        copy.chmod(0o555)
+    done = run_edgekit("verify", copy / "fp32.onnx")
+    copy.chmod(0o755)
+    assert done.code == 0, done.err
+    assert "proved" in done.out
+    assert "the records are not kept" in done.err
 
 
 def test_a_foreign_file_against_its_model(digits, tmp_path):

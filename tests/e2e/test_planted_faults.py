@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
 
 import edgekit
@@ -149,6 +150,66 @@ def test_outputs_of_equal_shape_swapped(export_with, keras_files, tmp_path):
         export_with(spoil, source=keras_files / "twins.keras", output=folder, to=["tflite", "onnx"])
     assert [f.artifact for f in error.value.result.failures] == ["fp32.tflite", "fp32.onnx"]
     assert_refused(error, folder, "fp32.onnx", "output 'left'", "output 'right'")
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_the_order_in_the_file(export_with, two_inputs, form):
+    """By name all is well; an application that binds by index gets the wrong tensor."""
+
+    def spoil(path, answer):
+        if form == "onnx":
+            model = onnx.load(path)
+            outputs = list(model.graph.output)[::-1]
+            del model.graph.output[:]
+            model.graph.output.extend(outputs)
+            onnx.save(model, path)
+        else:
+            content = bytearray(path.read_bytes())
+            order = schema.Model.GetRootAs(content).Subgraphs(0).OutputsAsNumpy()
+            order[:] = order[::-1].copy()
+            path.write_bytes(content)
+
+    with pytest.raises(edgekit.ExportFailed) as error:
+        export_with(spoil, **two_inputs, to=[form])
+    assert_refused(error, two_inputs["output"], f"fp32.{form}", "its outputs are deep")
+
+
+def test_a_shape_declared_wrong(export_with, two_inputs):
+    def spoil(path, answer):
+        model = onnx.load(path)
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "features"
+        onnx.save(model, path)
+
+    with pytest.raises(edgekit.ExportFailed) as error:
+        export_with(spoil, **two_inputs, to=["onnx"])
+    words = ("its inputs are zebra (any × any, float32)", "not zebra (any × 4, float32)")
+    assert_refused(error, two_inputs["output"], "fp32.onnx", *words)
+
+
+def test_tfjs_weights_that_were_not_quantized(export_with, two_inputs, tmp_path):
+    fp32 = edgekit.export(source=two_inputs["source"], output=tmp_path / "fp32", to="tfjs")
+
+    def spoil(path, answer):
+        shutil.rmtree(path)
+        shutil.copytree(Path(fp32.workspace, "fp32.tfjs"), path)
+
+    with pytest.raises(edgekit.ExportFailed) as error:
+        export_with(spoil, **two_inputs, to="tfjs", precision="fp16")
+    assert_refused(error, two_inputs["output"], "fp16.tfjs", "no weight is stored as float16")
+
+
+def test_scores_that_died_beside_boxes(keras_files, tmp_path):
+    """Nothing is planted: int8 does this to a detector with one output tensor."""
+    rows = np.random.default_rng(0).random((128, 8)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", x=rows)
+    with pytest.raises(edgekit.ExportFailed, match=r"is constant in 4\d% of the channels"):
+        edgekit.export(
+            source=keras_files / "detector.keras",
+            output=tmp_path / "ws",
+            to="tflite",
+            precision="int8",
+            samples=tmp_path / "s.npz",
+        )
 
 
 def test_another_number_of_outputs(export_with, two_inputs, digits):

@@ -18,7 +18,9 @@ def toolchain():
         yield worker
 
 
-def convert(toolchain, source, path, form="tflite", precision="fp32", calibration=None):
+def convert(
+    toolchain, source, path, form="tflite", precision="fp32", calibration=None, timeout=600
+):
     return toolchain.call(
         "convert",
         source=str(source),
@@ -29,6 +31,7 @@ def convert(toolchain, source, path, form="tflite", precision="fp32", calibratio
         opset=17,
         int8_io=False,
         calibration=calibration,
+        timeout=timeout,
     )
 
 
@@ -45,9 +48,9 @@ def test_infinity_in_calibration_kills_the_converter_not_the_host(
     assert (tmp_path / "b.tflite").stat().st_size > 500
 
 
-def test_a_request_that_takes_too_long_is_stopped(toolchain, two_inputs_file):
+def test_a_request_that_takes_too_long_is_stopped(toolchain, two_inputs_file, tmp_path):
     with pytest.raises(ConversionError, match="no answer from the toolchain in"):
-        toolchain.call("predict", source=str(two_inputs_file), inputs={}, folder="", timeout=0.001)
+        convert(toolchain, two_inputs_file, tmp_path / "a.tflite", timeout=0.001)
     assert toolchain.call("load", source=str(two_inputs_file))["parameters"] > 0
 
 

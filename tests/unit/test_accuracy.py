@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit import accuracy
+from edgekit.errors import SourceError
 from edgekit.types import Tolerance
 
 SCORES = {"y": np.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3]]}
@@ -16,10 +17,20 @@ def test_labels_give_an_accuracy_without_a_recipe():
 
 @pytest.mark.parametrize(
     "targets",
-    [{}, {"y": np.array([0.5] * 8)}, {"y": np.eye(4)[:1].repeat(8, 0)}],
+    [{}, {"y": np.eye(4)[:1].repeat(8, 0)}],
 )
 def test_other_targets_give_no_figure(targets):
     assert accuracy.evaluate(None, SCORES, targets) == {}
+
+
+def test_a_column_of_labels_is_a_list_of_labels():
+    assert accuracy.evaluate(None, SCORES, {"y": LABELS["y"][:, None]}) == {"accuracy": 0.75}
+
+
+@pytest.mark.parametrize("labels", [[0.5] * 8, ["cat"] * 8, [4] * 8, [-1] * 8])
+def test_labels_that_are_no_classes_are_refused(labels):
+    with pytest.raises(SourceError, match="the labels of 'y' are not classes from 0 to 3"):
+        accuracy.evaluate(None, SCORES, {"y": np.array(labels)})
 
 
 def test_drop_is_a_share_in_the_direction_that_is_worse():

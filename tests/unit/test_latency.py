@@ -7,6 +7,7 @@ import pytest
 
 from edgekit import latency, stats
 from edgekit.agent import timing
+from edgekit.errors import RunnerError
 from edgekit.types import JobResult, Machine, Runtime, Timing
 
 MACHINE = Machine("cpu", "x86_64", 2, 1, "linux", "performance")
@@ -40,6 +41,37 @@ def test_subjects_take_turns():
         [subject("a"), subject("b")], target="local", threads=1, rounds=3, progress=lambda t: None
     )
     assert order == ["a", "b"] * 3
+
+
+def test_models_of_one_name_are_kept_apart():
+    fast, slow = shifted(1), shifted(3)
+
+    def subject(timing):
+        answer = JobResult(Runtime("r", "1", "cpu"), MACHINE, timing=timing)
+        return latency.Subject("fp32.tflite", "0", 1, lambda: answer)
+
+    first, second = latency.measure(
+        [subject(fast), subject(slow)], target="local", threads=1, rounds=2, progress=lambda t: None
+    )
+    assert latency.summarize(second).p50_ns == pytest.approx(3 * latency.summarize(first).p50_ns)
+
+
+def test_one_that_fails_does_not_stop_the_others():
+    def fail():
+        raise RunnerError("no such runtime")
+
+    good = latency.Subject(
+        "b", "0", 1, lambda: JobResult(Runtime("r", "1", "cpu"), MACHINE, timing=QUIET)
+    )
+    failed, record = latency.measure(
+        [latency.Subject("a", "0", 1, fail), good],
+        target="local",
+        threads=1,
+        rounds=3,
+        progress=lambda t: None,
+    )
+    assert isinstance(failed, RunnerError)
+    assert len(record.timings) == 3
 
 
 def test_figures_are_of_all_samples_of_all_processes():

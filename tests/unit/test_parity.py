@@ -95,3 +95,36 @@ def test_each_limit_is_checked():
         [message] = parity.violations(figures, limit)
         assert "output 'y'" in message
     assert parity.violations(figures, Tolerance()) == []
+
+
+def test_a_dead_channel_behind_a_large_one_is_seen():
+    """What int8 does to a detector: boxes in pixels beside scores in [0, 1]."""
+    boxes, scores = RANDOM.random((100, 4)) * 640, RANDOM.random((100, 3))
+    reference = np.concatenate([boxes, scores], axis=1)
+    figures = one(reference, np.concatenate([boxes, np.zeros_like(scores)], axis=1))
+    assert figures.sqnr_db > 40
+    assert figures.dead_channels == pytest.approx(3 / 7)
+    [message] = parity.violations(figures, parity.TOLERANCES["int8"])
+    assert "is constant in 43% of the channels" in message
+
+
+def test_a_small_wrong_channel_is_seen_in_fp32():
+    reference = RANDOM.standard_normal((50, 3)) * [1e6, 1.0, 1.0]
+    output = reference * [1, 1, 1.1]
+    figures = one(reference, output)
+    assert figures.max_rel < 1e-5
+    assert figures.channel_sqnr_db == pytest.approx(20, abs=1)
+    assert parity.violations(figures, parity.TOLERANCES["fp32"])
+
+
+def test_rare_features_may_vanish_in_int8():
+    reference = RANDOM.standard_normal((50, 100))
+    reference[:, 7] *= 1e-4
+    output = reference.copy()
+    output[:, 7] = 0
+    assert parity.violations(one(reference, output), parity.TOLERANCES["int8"]) == []
+
+
+def test_an_output_that_never_changes_is_judged_by_its_size():
+    reference = np.full((20, 3), 4.0)
+    assert one(reference, reference + 0.004).sqnr_db == pytest.approx(60)

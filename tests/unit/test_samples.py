@@ -84,6 +84,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
         ({"x": X, "y": np.arange(4)}, "differ in their number of rows"),
         ({"x": np.where(X == 37, np.nan, X)}, "NaN or infinity, first in row 2"),
         ({"x": X.astype(str)}, "not numbers"),
+        ({"x": X, "y": np.array(3)}, "'y' is one number; the first axis must be the rows"),
     ],
 )
 def test_samples_that_do_not_fit(save, arrays, message):
@@ -95,6 +96,12 @@ def test_fractions_for_an_integer_input(save):
     path = save(price=np.ones((2, 1)), tokens=np.full((2, 7), 0.5))
     with pytest.raises(SourceError, match="'tokens' takes int32, the file has fractions"):
         read_samples(path, TWO)
+
+
+def test_integers_that_would_wrap_around(save):
+    image = Signature(inputs=(TensorSpec("x", "x", (None,), "uint8"),), outputs=ONE.outputs)
+    with pytest.raises(SourceError, match="takes uint8, the file has values from 44 to 300"):
+        read_samples(save(x=np.array([44, 300])), image)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00"])

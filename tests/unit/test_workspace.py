@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -90,7 +92,7 @@ def test_other_rows_to_compare_with_drop_the_proofs_on_the_old(workspace):
     def take(content):
         with workspace.staging() as staging:
             (staging / "rows").write_bytes(content)
-            workspace.add_data("verification", staging / "rows", 3, "samples")
+            workspace.take_data({"verification": (staging / "rows", 3, "samples")})
 
     take(b"rows")
     record = AccuracyRecord(artifact.id, artifact.sha256, "samples", 9, {"a": 0.5})
@@ -98,6 +100,41 @@ def test_other_rows_to_compare_with_drop_the_proofs_on_the_old(workspace):
     take(b"rows")
     assert workspace.manifest.accuracy == (record,)
     take(b"other rows")
+    assert workspace.manifest.accuracy == ()
+
+
+def test_one_command_at_a_time(workspace):
+    """Another process, since a lock is the process's own."""
+    code = (
+        "import sys; from pathlib import Path; from edgekit.workspace import Workspace\n"
+        "with Workspace.open(Path(sys.argv[1])).locked(): pass"
+    )
+    command = [sys.executable, "-c", code, str(workspace.path)]
+    with workspace.locked():
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert "is in use by another edgekit command" in done.stderr
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_under_the_lock_the_manifest_is_what_others_made_of_it(workspace):
+    stale = Workspace.open(workspace.path)
+    artifact = publish(workspace)
+    with stale.locked():
+        stale.add_records(AccuracyRecord(artifact.id, artifact.sha256, "test", 9, {"a": 0.5}))
+    assert Workspace.open(workspace.path).manifest.artifacts == (artifact,)
+
+
+def test_what_a_killed_command_left_is_swept_away(workspace):
+    (workspace.path / ".staging-old").mkdir()
+    with workspace.locked():
+        assert not (workspace.path / ".staging-old").exists()
+
+
+def test_records_of_a_file_that_was_replaced_are_not_kept(workspace):
+    old = publish(workspace)
+    publish(workspace, content=b"new")
+    record = AccuracyRecord(old.id, old.sha256, "test", 9, {"a": 0.5})
+    workspace.keep(record, progress=lambda text: None)
     assert workspace.manifest.accuracy == ()
 
 
