@@ -68,6 +68,18 @@ def with_lambda() -> keras.Model:
     return keras.Model(x, layers.Lambda(lambda v: v * 2)(x))
 
 
+MODELS = (
+    two_inputs,
+    twins,
+    detector,
+    fixed_batch,
+    lstm,
+    unbuilt,
+    gives_nan,
+    logarithm,
+    with_lambda,
+)
+
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
     for build in (

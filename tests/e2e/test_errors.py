@@ -170,7 +170,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(two_inputs_file, tmp
     assert process.returncode == 130
     assert rest.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in rest
-    assert not list((tmp_path / "ws").glob(".*"))
+    assert not list((tmp_path / "ws").glob(".staging-*"))
     assert not list(scratch.iterdir())
     time.sleep(0.2)
     left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True)
