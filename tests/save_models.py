@@ -82,15 +82,5 @@ MODELS = (
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
-    for build in (
-        two_inputs,
-        twins,
-        detector,
-        fixed_batch,
-        lstm,
-        unbuilt,
-        gives_nan,
-        logarithm,
-        with_lambda,
-    ):
+    for build in MODELS:
         build().save(Path(sys.argv[1], f"{build.__name__}.keras"))
