@@ -186,12 +186,12 @@ def _named(item: Located, model: Signature) -> Signature:
         if len(mine) == len(keras) == 1:
             sides.append((replace(mine[0], name=keras[0].name),))
             continue
-        by_name = {spec.name: spec for spec in mine}
-        if set(by_name) != {spec.name for spec in keras}:
+        names = [spec.name for spec in mine]
+        if sorted(names) != sorted(spec.name for spec in keras):
             raise SourceError(
-                f"{item.path}: its {what} are {', '.join(by_name)}, the model's are "
+                f"{item.path}: its {what} are {', '.join(names)}, the model's are "
                 f"{', '.join(s.name for s in keras)}",
                 hint="edgekit does not guess which is which: export the model with edgekit",
             )
-        sides.append(tuple(by_name[spec.name] for spec in keras))
+        sides.append(mine)
     return Signature(*sides)
