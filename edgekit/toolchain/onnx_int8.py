@@ -78,9 +78,32 @@ def quantize(
                 hint="export fp32, or int8 to tflite",
             ) from error
         proto = onnx.load(raw)
+    _drop_zero_points(proto.graph)
     tidy(proto, {s.native: s.native for s in (*signature.inputs, *signature.outputs)})
     save(proto, path)
     return signature
+
+
+def _drop_zero_points(graph: Any) -> None:
+    """Leave out the zero points of weights and biases, which are 0, as ONNX allows.
+
+    There is one per channel, up to 5 % of a file. Not those of Gemm and MatMul weights: without
+    them onnxruntime finds no int8 kernel (measured: three times slower).
+    """
+    weights = {t.name: t.data_type for t in graph.initializer}
+    zeros = {t.name for t in graph.initializer if not onnx.numpy_helper.to_array(t).any()}
+    convolved = {name for node in graph.node if node.op_type == "Conv" for name in node.input}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3:
+            continue
+        is_bias = weights.get(node.input[0]) == onnx.TensorProto.INT32
+        is_filter = node.input[0] in weights and node.output[0] in convolved
+        if (is_bias or is_filter) and node.input[2] in zeros:
+            node.input.pop()
+    read = {name for node in graph.node for name in node.input}
+    kept = [t for t in graph.initializer if t.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _weighted(graph: Any) -> list[Any]:

@@ -133,7 +133,8 @@ def _plan(to: Sequence[str], precision: Sequence[str]) -> list[tuple[str, str]]:
     _check_names("format", to, FORMATS)
     _check_names("precision", precision, PRECISIONS)
     plan = []
-    for form in (f for f in FORMATS if f in to):
+    # Files that take longest to prove come first: proofs go on while the next is converted.
+    for form in (f for f in reversed(FORMATS) if f in to):
         for kind in (p for p in PRECISIONS if p in precision):
             if kind not in SUPPORTED[form]:
                 raise ConversionError(
@@ -216,14 +217,14 @@ class _Export:
                 except EdgekitError as e:
                     failures.append(e.failure(f"{precision}.{form}"))
             self.progress("comparing with the Keras model")
-            finished = list(self._publish(proofs, failures))
+            finished = sorted(self._publish(proofs, failures), key=lambda f: _place(f[0].id))
         self._record_baseline()
         return ExportResult(
             workspace=str(self.workspace.path),
             artifacts=tuple(a for a, _ in finished),
             parity=tuple(p.parity for _, p in finished if p is not None),
             accuracy=tuple(p.accuracy for _, p in finished if p is not None and p.accuracy),
-            failures=tuple(failures),
+            failures=tuple(sorted(failures, key=lambda f: _place(f.artifact))),
             warnings=evidence.weaknesses(self.evidence),
         )
 
@@ -321,6 +322,12 @@ class _Export:
         record = measure_accuracy(BASELINE, digest, self.evidence.reference, self.evidence)
         if record is not None:
             self.workspace.add_records(record)
+
+
+def _place(id: str) -> tuple[int, int]:
+    """Where an artifact stands in a table."""
+    precision, _, form = id.rpartition(".")
+    return FORMATS.index(form), PRECISIONS.index(precision)
 
 
 def _require(artifact: Artifact, proof: Proof) -> None:

@@ -87,3 +87,16 @@ def test_nothing_to_quantize_is_an_error(tmp_path):
     signature = convert(trace(model, None), tmp_path / "a.onnx")
     with pytest.raises(ConversionError, match="no convolution, dense layer or embedding"):
         quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 3))
+
+
+def test_zero_points_stay_where_a_kernel_needs_them(quantized):
+    graph = onnx.load(quantized("cnn")[0]).graph
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    stored = {t.name: t.data_type for t in graph.initializer}
+    of_weights = [
+        (readers[node.output[0]], stored[node.input[0]] == onnx.TensorProto.INT32, len(node.input))
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    assert {n for op, is_bias, n in of_weights if op == "Conv" or is_bias} == {2}
+    assert {n for op, is_bias, n in of_weights if op in ("Gemm", "MatMul") and not is_bias} == {3}
