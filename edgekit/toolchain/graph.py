@@ -60,6 +60,7 @@ def fold(graph_def: Any, keep: list[str]) -> Any:
     _fold_affine(graph, frozenset(keep))
     # Not before: it regroups the sums that follow a convolution.
     graph = _optimize(graph, keep, ["arithmetic", *_SWEEP])
+    _merge_twins(graph, frozenset(keep))
     _rename_functions(graph)
     _order(graph)
     return graph
@@ -159,13 +160,15 @@ def _twins(graph_def: Any, keep: frozenset[str]) -> dict[str, str]:
         is_pure = definition and not definition.is_stateful and "TensorList" not in node.op
         is_large = node.op == "Const" and node.ByteSize() > _SMALL_BYTES
         if is_pure and not is_large and node.op not in _LOOP_OPS and node.name not in keep:
-            attributes = (
-                (k, v.SerializeToString(deterministic=True)) for k, v in node.attr.items()
-            )
-            key = (node.op, *node.input, *sorted(attributes))
-            groups.setdefault(key, []).append(node.name)
+            groups.setdefault((node.op, *node.input, *_attributes(node)), []).append(node.name)
     first = {min(names, key=lambda n: (len(n), n)): names for names in groups.values()}
     return {name: stays for stays, names in first.items() for name in names if name != stays}
+
+
+def _attributes(node: Any) -> list[tuple[str, bytes]]:
+    """What a node is told, without the notes (_class, _output_shapes) that passes leave."""
+    told = ((k, v.SerializeToString(deterministic=True)) for k, v in node.attr.items())
+    return sorted((k, v) for k, v in told if not k.startswith("_"))
 
 
 def _allow_inlining(graph_def: Any) -> None:
