@@ -15,10 +15,10 @@ FEW_CHANNELS = 0.05
 """A detector's scores are more of its channels than this; a feature vector's rare ones are not."""
 
 TOLERANCES = {
-    # Float kernels differ in the order of their sums. A deep network adds up to a few 1e-6 of the
-    # output's scale; a lost or swapped weight starts around 1e-2.
+    # Float kernels differ in the order of their sums. Deep networks were seen to add up to 2e-5 of
+    # the output's scale; a lost or swapped weight starts around 1e-2.
     "fp32": Tolerance(
-        max_rel=1e-5, min_channel_sqnr_db=40, max_dead_channels=FEW_CHANNELS, max_drop=0.001
+        max_rel=5e-5, min_channel_sqnr_db=40, max_dead_channels=FEW_CHANNELS, max_drop=0.001
     ),
     "fp16": Tolerance(
         max_rel=2e-2, min_sqnr_db=30, min_top1=0.98, max_dead_channels=FEW_CHANNELS, max_drop=0.01

@@ -1,7 +1,11 @@
-"""The worker: JSON requests on stdin, one a line; progress and answers on a private pipe."""
+"""A worker: `python -m edgekit.toolchain session` (TensorFlow) or `quantizer` (ONNX Runtime).
+
+JSON requests on stdin, one a line; progress and answers as JSON lines on a private pipe.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -24,9 +28,7 @@ def main() -> None:
         answers.write(json.dumps(message) + "\n")
 
     # Imported before the first request arrives, while the host prepares it.
-    from edgekit.toolchain.session import Session
-
-    session = Session()
+    session = importlib.import_module(f"edgekit.toolchain.{sys.argv[1]}").Session()
     for line in sys.stdin:
         say(_answer(session, json.loads(line), lambda text: say({"progress": text})))
 

@@ -18,7 +18,7 @@ from edgekit.errors import SourceError
 from edgekit.types import Signature, TensorSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Canonical:
     """A model's inference as a concrete function.
 

@@ -56,9 +56,13 @@ def open_toolchain(progress: Progress = lambda text: None) -> Iterator[Toolchain
 
 
 class Toolchain:
-    """One worker process; it starts (and imports TensorFlow) at once."""
+    """One worker process; it starts, and imports what it needs, at once.
 
-    def __init__(self, *, threads: int | None = None) -> None:
+    `kind` is "session", the one with TensorFlow, or "quantizer", which has ONNX Runtime only.
+    """
+
+    def __init__(self, *, kind: str = "session", threads: int | None = None) -> None:
+        self._kind = kind
         self._threads = threads
         # Ours, not the worker's: it is killed, and could not clean up after itself.
         self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-")
@@ -129,7 +133,7 @@ class Toolchain:
         environment.pop("TF_USE_LEGACY_KERAS", None)
         process = subprocess.Popen(
             # -P: a file of the user's working directory must not shadow a module.
-            [sys.executable, "-P", "-m", "edgekit.toolchain"],
+            [sys.executable, "-P", "-m", "edgekit.toolchain", self._kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

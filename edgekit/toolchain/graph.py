@@ -6,6 +6,7 @@ operations only, and are deterministic: the same model gives the same bytes in e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgekit.toolchain.canonical import Canonical
 LINEAR = ("Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul")
 """Operations y = w x whose result may be scaled per channel by scaling w."""
 
+_CONTROL_FLOW = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
 _SWEEP = ["constfold", "dependency", "pruning"]
 _RANKS = {"Conv3D": 5, "MatMul": 2}
 
@@ -42,8 +44,22 @@ def folded(model: Canonical, *, lower_loops: bool = False) -> Any:
     Constants are folded; scale and shift after a convolution or MatMul are in its weights and one
     BiasAdd. The placeholders and tensors named by `model.signature` keep their names.
     """
+    graph = tf.compat.v1.GraphDef()
+    graph.CopyFrom(_folded(model, lower_loops and _has_loops(model)))
+    return graph
+
+
+@functools.lru_cache(maxsize=1)
+def _folded(model: Canonical, lower_loops: bool) -> Any:
+    """Kept until the next model: ONNX and TF.js in several precisions start from one graph."""
     specs = (*model.signature.inputs, *model.signature.outputs)
     return fold(freeze(model, lower_loops=lower_loops), [node_of(spec.native) for spec in specs])
+
+
+def _has_loops(model: Canonical) -> bool:
+    graph = model.concrete.graph.as_graph_def()
+    holders = [graph.node, *(f.node_def for f in graph.library.function)]
+    return any(node.op in _CONTROL_FLOW for nodes in holders for node in nodes)
 
 
 def fold(graph_def: Any, keep: list[str]) -> Any:

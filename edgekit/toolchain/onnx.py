@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tf2onnx.tfonnx import process_tf_graph
 from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import Canonical
 from edgekit.toolchain.graph import folded
+from edgekit.toolchain.onnx_file import save, subgraphs, tidy
 from edgekit.types import Signature, TensorSpec
 
 MAX_BYTES = 2**31 - 2**20
@@ -28,9 +28,6 @@ MAX_BYTES = 2**31 - 2**20
 
 OPSETS = range(13, 19)
 """Per-channel quantization begins with opset 13, and tf2onnx ends with 18."""
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators that hold nearly all weights: the second input, where it is a constant."""
 
 
 def convert(model: Canonical, path: Path, *, opset: int = 17) -> Signature:
@@ -61,23 +58,6 @@ def convert(model: Canonical, path: Path, *, opset: int = 17) -> Signature:
     _describe(proto.graph, signature)
     save(proto, path)
     return signature
-
-
-def save(proto: Any, path: Path) -> None:
-    """Check the model against the ONNX specification and write it.
-
-    Raises:
-        ConversionError: the model breaks the specification.
-    """
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConversionError(
-            f"onnx: the converted model is not valid ONNX: {reason}",
-            hint="export to tflite, or replace the layer that the message names",
-        ) from error
-    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _check_size(model: Canonical) -> None:
@@ -186,193 +166,3 @@ def _value_info(spec: TensorSpec) -> Any:
     free = ["batch", *(f"{spec.name}_{axis}" for axis in range(1, len(spec.shape)))]
     shape = [name if size is None else size for name, size in zip(free, spec.shape, strict=True)]
     return onnx.helper.make_tensor_value_info(spec.native, dtype, shape)
-
-
-def tidy(proto: Any, names: dict[str, str]) -> None:
-    """Make the model a function of its structure: stable order and names, nothing unused.
-
-    tf2onnx and onnxruntime number what they create with counters of the process, and order some
-    of it by hash. Here nodes are sorted from the outputs back, and named after their scope and
-    operator, and tensors after the node that makes (or, for weights, uses) them.
-
-    Args:
-        proto: a ModelProto, changed in place.
-        names: new names of the graph's inputs and outputs; the outputs in the order to keep.
-    """
-    outputs = {value.name: value for value in proto.graph.output}
-    del proto.graph.output[:]
-    proto.graph.output.extend(outputs[name] for name in names if name in outputs)
-    _tidy_graph(proto.graph, {}, names, set(names.values()))
-    proto.graph.name = "edgekit"
-    proto.producer_name, proto.producer_version, proto.doc_string = "edgekit", "", ""
-    del proto.metadata_props[:]
-    domains = {node.domain for graph in subgraphs(proto.graph) for node in graph.node} | {""}
-    opsets = sorted((o.domain, o.version) for o in proto.opset_import if o.domain in domains)
-    del proto.opset_import[:]
-    proto.opset_import.extend(onnx.helper.make_opsetid(*opset) for opset in opsets)
-
-
-def _tidy_graph(graph: Any, outer: dict[str, str], fixed: dict[str, str], taken: set[str]) -> None:
-    """Sort and rename a graph and those inside it.
-
-    `outer` are new names of tensors visible from outside, `fixed` of the graph's own that are
-    decided already; `taken` are all names in use.
-    """
-    _settle_identities(graph)
-    nodes = _sorted(graph)
-    own = {**fixed, **_new_names(graph, nodes, fixed, taken)}
-    visible = {**outer, **own}
-    for node in nodes:
-        node.doc_string, node.domain = "", node.domain or ""
-        node.attribute.sort(key=lambda attribute: attribute.name)
-        for body in _bodies(node):
-            inputs = {
-                v.name: _unique(f"{node.name}/in_{i}", taken) for i, v in enumerate(body.input)
-            }
-            _tidy_graph(body, visible, inputs, taken)
-            body.name = node.name
-            for value in (*body.input, *body.output):
-                for size in value.type.tensor_type.shape.dim:
-                    size.ClearField("dim_param")  # numbered by tf2onnx
-        node.input[:] = [visible.get(name, name) for name in node.input]
-        node.output[:] = [visible.get(name, name) for name in node.output]
-    _replace(graph, nodes, own)
-    for value in (*graph.input, *graph.output):
-        value.name = visible[value.name]
-
-
-def _new_names(
-    graph: Any, nodes: list[Any], fixed: dict[str, str], taken: set[str]
-) -> dict[str, str]:
-    """Rename `nodes`, and give the new names of their outputs and of the constants in use."""
-    constants = {tensor.name for tensor in graph.initializer}
-    new: dict[str, str] = {}
-    for node in nodes:
-        node.name = _unique(_scoped(node), taken)
-        for i, name in enumerate(_reads(node)):
-            if name in constants and name not in fixed and name not in new:
-                new[name] = _unique(f"{node.name}/{_role(node.op_type, i)}", taken)
-        for i, name in enumerate(node.output):
-            if name and name not in fixed:
-                new[name] = _unique(f"{node.name}:{i}", taken)
-    for value in graph.output:
-        if value.name in constants and value.name not in fixed and value.name not in new:
-            new[value.name] = _unique("constant", taken)
-    return new
-
-
-def _replace(graph: Any, nodes: list[Any], own: dict[str, str]) -> None:
-    """Put in the sorted nodes and, of the initializers, those in use, in the order of `own`."""
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]
-    graph.doc_string = ""
-    # In place from the end, as the weights are most of the model's memory.
-    for i in reversed(range(len(graph.initializer))):
-        if graph.initializer[i].name not in own:
-            del graph.initializer[i]
-    place = {name: i for i, name in enumerate(own)}
-    graph.initializer.sort(key=lambda tensor: place[tensor.name])
-    for tensor in graph.initializer:
-        tensor.name, tensor.doc_string = own[tensor.name], ""
-
-
-def _settle_identities(graph: Any) -> None:
-    """Leave Identity nodes only where two outputs are one tensor, always for the later output.
-
-    Which of the two tf2onnx chooses, and whether others read the copy, changes from run to run.
-    """
-    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity"}
-    first: dict[str, str] = {}
-    for value in graph.output:
-        root = value.name
-        while root in source:
-            root = source[root]
-        first.setdefault(root, value.name)
-    made = {name for node in graph.node for name in node.output}
-    outputs = {value.name for value in graph.output}
-    for root, name in first.items():
-        if root in made and root in outputs:
-            swap = {root: name, name: root}
-            for node in graph.node:
-                _rename_reads(node, swap)
-                node.output[:] = [swap.get(n, n) for n in node.output]
-    copies = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity"}
-    for node in graph.node:
-        _rename_reads(node, copies)
-
-
-def _rename_reads(node: Any, new: dict[str, str]) -> None:
-    node.input[:] = [new.get(name, name) for name in node.input]
-    for body in _bodies(node):
-        for inner in body.node:
-            _rename_reads(inner, new)
-        for value in body.output:
-            value.name = new.get(value.name, value.name)
-
-
-def _sorted(graph: Any) -> list[Any]:
-    """The nodes that the outputs need, each after those it reads.
-
-    The order follows from the outputs and the order of each node's inputs, from nothing else.
-    """
-    producer = {name: node for node in graph.node for name in node.output if name}
-    order: list[Any] = []
-    done: set[int] = set()
-    for value in graph.output:
-        stack = [(producer[value.name], False)] if value.name in producer else []
-        while stack:
-            node, read = stack.pop()
-            if id(node) in done:
-                continue
-            if read:
-                done.add(id(node))
-                order.append(node)
-                continue
-            stack.append((node, True))
-            needed = [producer[name] for name in _reads(node) if name in producer]
-            stack.extend((n, False) for n in reversed(needed) if id(n) not in done)
-    return order
-
-
-def _reads(node: Any) -> list[str]:
-    """Names of the tensors that a node, or a graph inside it, reads; in order, once each."""
-    names = list(node.input)
-    for body in _bodies(node):
-        names += [name for inner in body.node for name in _reads(inner)]
-        names += [value.name for value in body.output]
-    return list(dict.fromkeys(names))
-
-
-def _bodies(node: Any) -> list[Any]:
-    """The graphs inside a node, as Loop, If and Scan have them."""
-    return [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-
-
-def subgraphs(graph: Any) -> Iterator[Any]:
-    """The graph and, however nested, those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for body in _bodies(node):
-            yield from subgraphs(body)
-
-
-def _scoped(node: Any) -> str:
-    """The ONNX operator, after the layer path that Keras gave it where it has weights.
-
-    Of equal nodes without weights tf2onnx keeps either, so that their paths are not stable.
-    """
-    scope = node.name.rpartition("/")[0] if node.op_type in WEIGHTED else ""
-    return f"{scope}/{node.op_type}" if scope else node.op_type
-
-
-def _role(op: str, i: int) -> str:
-    return {1: "weight", 2: "bias"}.get(i, f"input_{i}") if op in WEIGHTED else f"input_{i}"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """`name`, or name_1, name_2 ... where it is taken; marks it as taken."""
-    numbered = (f"{name}_{i}" for i in itertools.count(1))
-    free = name if name not in taken else next(n for n in numbered if n not in taken)
-    taken.add(free)
-    return free

@@ -1,5 +1,7 @@
 """Static int8 quantization of a float ONNX file, with onnxruntime's own tools.
 
+It needs no TensorFlow, and runs in a process of its own beside the worker.
+
 Weights become int8 per channel, activations uint8, as pairs of QuantizeLinear and
 DequantizeLinear (QDQ) that onnxruntime fuses into its int8 kernels.
 """
@@ -17,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgekit.errors import ConversionError
-from edgekit.toolchain.onnx import WEIGHTED, save, tidy
+from edgekit.toolchain.onnx_file import WEIGHTED, save, tidy
 from edgekit.types import Signature
 
 FOLLOWERS = ("Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Sigmoid")

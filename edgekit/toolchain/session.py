@@ -135,7 +135,7 @@ class Session:
         calibration: Mapping[str, str] | None,
         progress: Progress,
     ) -> dict[str, Any]:
-        """Write one format in one precision to `path`."""
+        """Write one format in one precision to `path`; ONNX in fp32 only."""
         self._load(source)
         model = self._trace(batch)
         samples = load_arrays(calibration) if calibration else None
@@ -148,7 +148,7 @@ class Session:
                 int8_io=int8_io,
             )
         elif form == "onnx":
-            signature = self._convert_onnx(batch, opset, precision, Path(path), samples)
+            signature = self._convert_onnx(batch, opset, Path(path))
         else:
             # 8 bits in TF.js are a storage format of the weights.
             stored = "uint8" if precision == "int8" else precision
@@ -180,23 +180,12 @@ class Session:
             self._traces[batch] = trace(self._model, batch)
         return self._traces[batch]
 
-    def _convert_onnx(
-        self,
-        batch: int | None,
-        opset: int,
-        precision: str,
-        path: Path,
-        calibration: Mapping[str, np.ndarray] | None,
-    ) -> Signature:
-        """fp32 is made once; int8 is made from it."""
+    def _convert_onnx(self, batch: int | None, opset: int, path: Path) -> Signature:
+        """The float file, made once: int8 is made from it, by the quantizer."""
         if (batch, opset) not in self._onnx:
             fp32 = self._scratch / f"{batch}-{opset}.onnx"
             self._onnx[batch, opset] = fp32, onnx.convert(self._trace(batch), fp32, opset=opset)
         fp32, signature = self._onnx[batch, opset]
-        if precision == "int8":
-            from edgekit.toolchain import onnx_int8  # and with it ONNX Runtime, where needed
-
-            return onnx_int8.quantize(fp32, path, signature, calibration=calibration or {})
         shutil.copyfile(fp32, path)
         return signature
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgekit import evidence
 from edgekit.agent.arrays import save_arrays
-from edgekit.agent.protocol import Signature, decode
+from edgekit.agent.protocol import Signature, decode, encode
 from edgekit.errors import (
     ConversionError,
     EdgekitError,
@@ -194,6 +194,16 @@ def _workspace(
 
 
 @dataclass(frozen=True)
+class _Draft:
+    """A converted file that is not proved yet."""
+
+    id: str
+    path: Path
+    signature: Signature
+    step: Step
+
+
+@dataclass(frozen=True)
 class _Export:
     """Converts in the toolchain while, in one thread, the file before is being proved."""
 
@@ -206,18 +216,26 @@ class _Export:
     progress: Progress
 
     def run(self, wanted: list[tuple[str, str]]) -> ExportResult:
-        proofs: list[tuple[Artifact, Path, Future[Proof]]] = []
+        drafts: list[tuple[_Draft, Future[Any]]] = []
         failures: list[Failure] = []
-        with self.workspace.staging() as staging, ThreadPoolExecutor(1) as prover:
+        with contextlib.ExitStack() as stack:
+            staging = stack.enter_context(self.workspace.staging())
             calibration = self._calibration(staging, wanted)
+            quantizer = None
+            if ("onnx", "int8") in wanted:
+                quantizer = Toolchain(kind="quantizer")
+                stack.callback(quantizer.close)
+            prover = stack.enter_context(ThreadPoolExecutor(1))
             for form, precision in wanted:
                 try:
-                    artifact, path = self._convert(form, precision, calibration, staging)
-                    proofs.append((artifact, path, prover.submit(self._prove, artifact, path)))
+                    draft = self._convert(form, precision, calibration, staging)
                 except EdgekitError as e:
                     failures.append(e.failure(f"{precision}.{form}"))
+                else:
+                    future = prover.submit(self._finish, draft, calibration, quantizer)
+                    drafts.append((draft, future))
             self.progress("comparing with the Keras model")
-            finished = sorted(self._publish(proofs, failures), key=lambda f: _place(f[0].id))
+            finished = sorted(self._publish(drafts, failures), key=lambda f: _place(f[0].id))
         self._record_baseline()
         return ExportResult(
             workspace=str(self.workspace.path),
@@ -240,11 +258,11 @@ class _Export:
 
     def _convert(
         self, form: str, precision: str, calibration: dict[str, str] | None, staging: Path
-    ) -> tuple[Artifact, Path]:
+    ) -> _Draft:
         id = f"{precision}.{form}"
         self.progress(f"{id}: converting")
         path = staging / id
-        used = self._used_options(form, precision)
+        options = self._used_options(form, precision)
         answer = self.toolchain.call(
             "convert",
             source=str(self.workspace.model),
@@ -252,27 +270,41 @@ class _Export:
             precision=precision,
             path=str(path),
             calibration=calibration if precision == "int8" else None,
-            **{"opset": 17, "int8_io": False, **used},
+            **{"opset": 17, "int8_io": False, **options},
         )
         if precision == "int8" and form != "tfjs":
             info = self.workspace.manifest.data["calibration"]
-            used |= {"calibration_sha256": info.sha256, "calibration_rows": info.rows}
-        manifest = self.workspace.manifest
+            options |= {"calibration_sha256": info.sha256, "calibration_rows": info.rows}
         step = Step(
             verb="export",
-            options={"precision": precision, **used},
-            parent=manifest.source.sha256,
+            options={"precision": precision, **options},
+            parent=self.workspace.manifest.source.sha256,
             tools=answer["tools"],
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        return Artifact(
-            id=id,
-            path=id,
-            sha256=sha256(path),
-            size_bytes=size_bytes(path),
-            signature=decode(Signature, answer["signature"]),
-            step=step,
-        ), path
+        return _Draft(id, path, decode(Signature, answer["signature"]), step)
+
+    def _finish(
+        self, draft: _Draft, calibration: dict[str, str] | None, quantizer: Toolchain | None
+    ) -> tuple[Artifact, Path, Proof | MissingDependency]:
+        """Quantize where that is still to be done, and prove: beside the worker, in a thread."""
+        path, signature = draft.path, draft.signature
+        if draft.id == "int8.onnx" and quantizer is not None:
+            path = draft.path.with_name("quantized.onnx")
+            answer = quantizer.call(
+                "quantize",
+                fp32=str(draft.path),
+                path=str(path),
+                signature=encode(signature),
+                calibration=calibration,
+            )
+            signature = decode(Signature, answer)
+        digest, size = sha256(path), size_bytes(path)
+        artifact = Artifact(draft.id, draft.id, digest, size, signature, draft.step)
+        try:
+            return artifact, path, self._prove(artifact, path)
+        except MissingDependency as e:
+            return artifact, path, e
 
     def _used_options(self, form: str, precision: str) -> dict[str, Any]:
         """The options that mean something here, with their defaults spelled out."""
@@ -300,22 +332,27 @@ class _Export:
         return proof
 
     def _publish(
-        self, proofs: list[tuple[Artifact, Path, Future[Proof]]], failures: list[Failure]
+        self,
+        drafts: list[tuple[_Draft, Future[tuple[Artifact, Path, Proof | MissingDependency]]]],
+        failures: list[Failure],
     ) -> Iterator[tuple[Artifact, Proof | None]]:
-        for artifact, path, future in proofs:
-            proof: Proof | None = None
+        for draft, future in drafts:
             try:
-                proof = future.result()
-                _require(artifact, proof)
-            except MissingDependency as e:
-                if not self.allow_unverified:
-                    failures.append(_not_verified(e).failure(artifact.id))
-                    continue
+                artifact, path, proof = future.result()
             except EdgekitError as e:
-                failures.append(e.failure(artifact.id))
+                failures.append(e.failure(draft.id))
                 continue
-            self.workspace.publish(artifact, path, *(proof.records if proof else ()))
-            yield artifact, proof
+            if isinstance(proof, MissingDependency):
+                if self.allow_unverified:
+                    self.workspace.publish(artifact, path)
+                    yield artifact, None
+                else:
+                    failures.append(_not_verified(proof).failure(draft.id))
+            elif proof.parity.failures:
+                failures.append(_differs(artifact, proof).failure(draft.id))
+            else:
+                self.workspace.publish(artifact, path, *proof.records)
+                yield artifact, proof
 
     def _record_baseline(self) -> None:
         digest = self.workspace.manifest.source.sha256
@@ -330,15 +367,14 @@ def _place(id: str) -> tuple[int, int]:
     return FORMATS.index(form), PRECISIONS.index(precision)
 
 
-def _require(artifact: Artifact, proof: Proof) -> None:
-    if proof.parity.failures:
-        raise ConversionError(
-            f"the new file is not equal to the Keras model, and was removed: "
-            f"{'; '.join(proof.parity.failures)}",
-            hint="more, or more typical, --samples may help"
-            if artifact.precision == "int8"
-            else "try another format; if the model uses built-in layers only, please report it",
-        )
+def _differs(artifact: Artifact, proof: Proof) -> ConversionError:
+    return ConversionError(
+        f"the new file is not equal to the Keras model, and was removed: "
+        f"{'; '.join(proof.parity.failures)}",
+        hint="more, or more typical, --samples may help"
+        if artifact.precision == "int8"
+        else "try another format; if the model uses built-in layers only, please report it",
+    )
 
 
 def _not_verified(error: MissingDependency) -> MissingDependency:

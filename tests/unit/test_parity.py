@@ -112,7 +112,7 @@ def test_a_small_wrong_channel_is_seen_in_fp32():
     reference = RANDOM.standard_normal((50, 3)) * [1e6, 1.0, 1.0]
     output = reference * [1, 1, 1.1]
     figures = one(reference, output)
-    assert figures.max_rel < 1e-5
+    assert figures.max_rel < 5e-5
     assert figures.channel_sqnr_db == pytest.approx(20, abs=1)
     assert parity.violations(figures, parity.TOLERANCES["fp32"])
 
