@@ -42,7 +42,7 @@ def export_with(monkeypatch):
 
         def call(self, verb, **parameters):
             answer = convert(self, verb, **parameters)
-            if verb == "convert":
+            if verb in ("convert", "quantize"):
                 answer = spoil(Path(parameters["path"]), answer) or answer
             return answer
 
