@@ -67,5 +67,5 @@ def violation(
         return None
     return (
         f"{metric} is {current[metric]:.4f}, the Keras model has {baseline[metric]:.4f}: "
-        f"{lost:.1%} lost, allowed is {allowed:.1%} on {rows} rows"
+        f"{lost:.1%} worse, allowed is {allowed:.1%} on {rows} rows"
     )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DATA_FOLDER", "load_npz"]
+__all__ = ["DATA_FOLDER", "TEXT_IDS", "load_npz", "load_texts"]
 
 DATA_FOLDER = "EDGEKIT_DATA"
 """The environment variable that names a folder of .npz files; it is asked first."""
 
+TEXT_IDS = 20_004
+"""Word ids of a text are below: three reserved ones and the 20,000 most frequent words from 4."""
+
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+TEXT_ARRAYS = tuple(f"{s}_{a}" for s in ("train", "test") for a in ("tokens", "lengths", "labels"))
 
 
 def load_npz(name: str) -> dict[str, np.ndarray]:
@@ -31,40 +37,74 @@ def load_npz(name: str) -> dict[str, np.ndarray]:
     Raises:
         RecipeError: neither way led to the data, or the file lacks an array.
     """
+    return _load(name, ARRAYS, lambda: _from_keras(name))
+
+
+def load_texts(name: str) -> dict[str, np.ndarray]:
+    """The texts of a data set as word ids, and their labels: `imdb`, `reuters`.
+
+    For each of `train` and `test`: `_tokens`, the ids of all texts end to end; `_lengths`, how
+    many are each text's; `_labels`, one class per text. All are whole numbers. The ids are those
+    of Keras: 1 starts a text, 2 is an unknown word, the n-th of the most frequent words is n + 3,
+    up to TEXT_IDS; what is rarer is 2. They come from where `load_npz` has its arrays.
+
+    Raises:
+        RecipeError: neither way led to the data, or the file lacks an array.
+    """
+    return _load(name, TEXT_ARRAYS, lambda: _end_to_end(_from_keras(name, num_words=TEXT_IDS)))
+
+
+def _load(
+    name: str, arrays: tuple[str, ...], from_keras: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The user's file or, where there is none, what Keras gives."""
     folder = os.environ.get(DATA_FOLDER)
     if folder:
         path = Path(folder).expanduser() / f"{name}.npz"
         if path.is_file():
-            return _read(path)
+            return _read(path, arrays)
         tried = f"{DATA_FOLDER} is {folder}, which has no {name}.npz"
     else:
         tried = f"{DATA_FOLDER} is not set"
     try:
-        return _from_keras(name)
+        return from_keras()
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise RecipeError(
             f"no data set {name!r}: {tried}; keras.datasets.{name} failed: {error}",
-            hint=f"set {DATA_FOLDER} to a folder that holds {name}.npz with {', '.join(ARRAYS)}, "
+            hint=f"set {DATA_FOLDER} to a folder that holds {name}.npz with {', '.join(arrays)}, "
             f"or run once with a network, so that keras.datasets.{name} can download it",
         ) from error
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     import numpy as np
 
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return {name: arrays[name] for name in ARRAYS}
+            return {name: arrays[name] for name in wanted}
     except Exception as error:  # as many kinds as there are ways to break a zip file
         raise RecipeError(
             f"{path} cannot be used: {type(error).__name__}: {error}",
-            hint=f"it must be written by numpy.savez with {', '.join(ARRAYS)}",
+            hint=f"it must be written by numpy.savez with {', '.join(wanted)}",
         ) from error
 
 
-def _from_keras(name: str) -> dict[str, np.ndarray]:
+def _from_keras(name: str, **options: Any) -> dict[str, Any]:
     # Keras draws its progress on stdout, which belongs to --json.
     with contextlib.redirect_stdout(sys.stderr):
         module = importlib.import_module(f"keras.datasets.{name}")
-        (x_train, y_train), (x_test, y_test) = module.load_data()
+        (x_train, y_train), (x_test, y_test) = module.load_data(**options)
     return dict(zip(ARRAYS, (x_train, y_train, x_test, y_test), strict=True))
+
+
+def _end_to_end(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of `load_texts` from Keras's lists, one of ids per text."""
+    import numpy as np
+
+    flat = {}
+    for split in ("train", "test"):
+        texts = arrays[f"x_{split}"]
+        flat[f"{split}_tokens"] = np.fromiter(itertools.chain.from_iterable(texts), np.int32)
+        flat[f"{split}_lengths"] = np.fromiter(map(len, texts), np.int32)
+        flat[f"{split}_labels"] = arrays[f"y_{split}"]
+    return flat

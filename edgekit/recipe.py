@@ -30,7 +30,6 @@ import difflib
 import hashlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.errors import EdgekitError, RecipeError
+from edgekit import usercode
+from edgekit.errors import RecipeError
 
 if TYPE_CHECKING:
     from edgekit.types import Feed
@@ -126,7 +126,7 @@ class Recipe:
         return figures
 
     def _call(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        with _errors_of(self.path, f"{function}() failed: "):
+        with usercode.errors_of(self.path, RecipeError, f"{function}() failed: "):
             return getattr(self.module, function)(*args, **kwargs)
 
     def _broken(self, function: str, promise: str) -> RecipeError:
@@ -178,7 +178,7 @@ def _load(path: Path, wanted: str | None) -> Recipe:
             f"the recipe {path} was edited, or replaced by another version, after it was used",
             hint="train again into a new folder, or restore the recipe",
         )
-    module = _run(source, path)
+    module = usercode.run(source, path, RecipeError, LABELS=None)
     _check(module, path)
     return Recipe(
         name=path.stem,
@@ -193,17 +193,6 @@ def _load(path: Path, wanted: str | None) -> Recipe:
         labels=None if module.LABELS is None else tuple(module.LABELS),
         module=module,
     )
-
-
-def _run(source: bytes, path: Path) -> ModuleType:
-    """Run exactly the bytes that are hashed; no .pyc is written beside the user's file."""
-    module = ModuleType(f"edgekit_recipe_{path.stem}")
-    module.__dict__.update(__file__=str(path), LABELS=None)
-    with _errors_of(path):
-        code = compile(source, str(path), "exec", dont_inherit=True)
-        sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
-        exec(code, module.__dict__)
-    return module
 
 
 def _check(module: ModuleType, path: Path) -> None:
@@ -226,38 +215,6 @@ def _check(module: ModuleType, path: Path) -> None:
                 f"{path}: {name} cannot be called: {error}",
                 hint=f"it is called as {name}({call})",
             ) from error
-
-
-class _errors_of:
-    """Whatever the user's file raises in this block, as a RecipeError with file and line."""
-
-    def __init__(self, path: Path, doing: str = "") -> None:
-        self.path, self.doing = path, doing
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, EdgekitError) or not isinstance(error, (Exception, SystemExit)):
-            return
-        line = _line(error, self.path)
-        where = f"{self.path}:{line}" if line else str(self.path)
-        cause = error.msg if isinstance(error, SyntaxError) else error
-        raise RecipeError(
-            f"{where}: {self.doing}{type(error).__name__}: {cause}",
-            hint="correct the recipe there",
-        ) from error
-
-
-def _line(error: BaseException, path: Path) -> int | None:
-    """The line of `path` that the error came from or through."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        return error.lineno
-    line, traceback = None, error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == str(path):
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    return line
 
 
 def _is_strings(value: object) -> bool:

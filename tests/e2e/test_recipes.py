@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 
+import numpy as np
 import pytest
 
+from edgekit.datasets import TEXT_IDS, load_texts
 from tests.conftest import run_edgekit, skip_without
+
+
+def needs_data() -> None:
+    skip_without(
+        "EDGEKIT_DATA" in os.environ, "the data", "set EDGEKIT_DATA to a folder of .npz files"
+    )
 
 
 @pytest.mark.parametrize("recipe", ["fashion_mnist_mlp", "fashion_mnist_cnn"])
 def test_fashion_mnist_to_every_format(tmp_path, recipe):
-    skip_without(
-        "EDGEKIT_DATA" in os.environ, "the data", "set EDGEKIT_DATA to a folder of .npz files"
-    )
+    needs_data()
     folder = tmp_path / "ws"
     trained = run_edgekit("train", recipe, "--epochs", 1, "-o", folder, "--json")
     assert trained.code == 0, trained.err
@@ -36,3 +44,55 @@ def test_fashion_mnist_to_every_format(tmp_path, recipe):
     [proof] = done.json["parity"]
     assert proof["rows"] == 10_000
     assert proof["runtime"]["backend"] == "wasm"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rows", "least", "most"),
+    [
+        # The most frequent topic alone has 0.43.
+        ("reuters_transformer", None, {"accuracy": 0.80}, {}),
+        # An epoch is an eighth of the text. The frequencies of the words alone have 204 and 0.18.
+        ("imdb_gru_lm", 10_000, {"accuracy": 0.185}, {"perplexity": 170}),
+    ],
+)
+def test_texts_to_every_format(tmp_path, recipe, rows, least, most):
+    needs_data()
+    folder = tmp_path / "ws"
+    trained = run_edgekit("train", recipe, "--epochs", 1, "-o", folder, "--json")
+    assert trained.code == 0, trained.err
+    figures = trained.json["metrics"]
+    assert rows in (None, trained.json["rows"])
+    assert all(figures[name] > figure for name, figure in least.items()), figures
+    assert all(figures[name] < figure for name, figure in most.items()), figures
+    formats = ("--to", "tflite", "--to", "onnx", "--to", "tfjs")
+    done = run_edgekit("export", folder, *formats, "--precision", "fp32", "--json")
+    assert done.code == 0, done.err
+    assert {a["artifact"]: a["rows"] for a in done.json["accuracy"]} == {
+        f"fp32.{form}": trained.json["rows"] for form in ("tflite", "onnx", "tfjs")
+    }
+    for artifact in done.json["accuracy"]:
+        assert artifact["metrics"] == pytest.approx(figures, rel=1e-3), artifact["artifact"]
+
+
+@pytest.mark.parametrize("name", ["imdb", "reuters"])
+def test_texts_come_from_keras_with_the_same_ids(name, tmp_path, monkeypatch):
+    """Keras's own loader reads a file like those that it downloads; only the download is not."""
+    # Words by rank: the 20,000th is the last one that is known.
+    texts = np.empty(10, object)
+    texts[:] = [[1, 20_000, 20_001, 30_000 + i] for i in range(10)]
+    arrays = {"x": texts, "y": np.arange(10)}
+    if name == "imdb":
+        arrays = {f"{a}_{part}": v for part in ("train", "test") for a, v in arrays.items()}
+    np.savez(tmp_path / "cached.npz", **arrays)
+    loader = sys.modules[importlib.import_module(f"keras.datasets.{name}").load_data.__module__]
+    monkeypatch.setattr(loader, "get_file", lambda *args, **kwargs: str(tmp_path / "cached.npz"))
+    monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+
+    loaded = load_texts(name)
+    rows = {"train": 10, "test": 10} if name == "imdb" else {"train": 8, "test": 2}
+    for part, count in rows.items():
+        tokens = loaded[f"{part}_tokens"].reshape(count, 5)
+        np.testing.assert_array_equal(tokens, [[1, 4, 20_003, 2, 2]] * count)
+        np.testing.assert_array_equal(loaded[f"{part}_lengths"], [5] * count)
+        assert loaded[f"{part}_labels"].shape == (count,)
+        assert tokens.max() < TEXT_IDS

@@ -5,6 +5,7 @@ import pytest
 
 from edgekit import accuracy
 from edgekit.errors import SourceError
+from edgekit.recipe import load_recipe
 from edgekit.types import Tolerance
 
 SCORES = {"y": np.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3]]}
@@ -55,3 +56,16 @@ def test_what_chance_does_not_explain_is_a_violation(current, rows, is_violation
     assert bool(found) == is_violation
     if found:
         assert f"accuracy is {current:.4f}, the Keras model has 0.9000" in found
+
+
+@pytest.mark.parametrize(
+    ("current", "is_violation"), [(60.0, False), (80.0, False), (84.0, False), (86.0, True)]
+)
+def test_a_metric_that_should_be_low_is_violated_by_a_high_one(current, is_violation):
+    recipe = load_recipe("imdb_gru_lm")
+    found = accuracy.violation(
+        recipe, {"perplexity": 80.0}, {"perplexity": current}, 10_000, Tolerance(max_drop=0.05)
+    )
+    assert bool(found) == is_violation
+    if found:
+        assert "perplexity is 86.0000, the Keras model has 80.0000: 7.5% worse" in found

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
-import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgekit import recipe as recipe_module
-from edgekit.datasets import load_npz
 from edgekit.errors import RecipeError, WorkspaceError
-from edgekit.recipe import SPLITS, load_recipe, recipe_names
+from edgekit.recipe import load_recipe, recipe_names
 
 USER_RECIPE = """\
 import numpy as np
@@ -57,24 +53,6 @@ def user_file(tmp_path):
     return write
 
 
-def test_bundled_names():
-    assert recipe_names() == ["digits_mlp", "fashion_mnist_cnn", "fashion_mnist_mlp"]
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_bundled_recipe_is_complete(name):
-    recipe = load_recipe(name)
-    assert recipe.name == name
-    assert recipe.sha256 == hashlib.sha256(recipe.path.read_bytes()).hexdigest()
-    assert recipe.task == "classification"
-    assert recipe.labels is not None
-    assert len(set(recipe.labels)) == 10
-    assert "\n" not in recipe.description
-    outputs = {"label": np.eye(10, dtype=np.float32)}
-    targets = {"label": np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 0])}
-    assert recipe.evaluate(outputs, targets) == {recipe.metric: 0.8}
-
-
 def test_loading_imports_no_framework():
     code = (
         "import sys; from edgekit.recipe import load_recipe, recipe_names\n"
@@ -96,64 +74,6 @@ def test_installed_recipes_come_first(tmp_path, monkeypatch, user_file):
     user_file(name="edgekit/recipes/__init__.py")
     assert recipe_names() == ["inside"]
     assert load_recipe("inside").path == tmp_path / "edgekit" / "recipes" / "inside.py"
-
-
-def test_digits_splits_are_whole_and_disjoint():
-    from sklearn.datasets import load_digits
-
-    recipe = load_recipe("digits_mlp")
-    images = {}
-    for split in SPLITS:
-        feed, targets = recipe.data(split)
-        assert feed["image"].shape == (len(targets["label"]), 8, 8)
-        assert feed["image"].dtype == np.float32
-        assert set(targets["label"]) == set(range(10))
-        np.testing.assert_array_equal(recipe.data(split)[0]["image"], feed["image"])
-        images[split] = [image.tobytes() for image in feed["image"]]
-    assert {k: len(v) for k, v in images.items()} == {
-        "train": 1257,
-        "validation": 180,
-        "calibration": 300,
-        "test": 360,
-    }
-    everything = images["train"] + images["validation"] + images["test"]
-    assert len(set(everything)) == len(everything) == 1797
-    assert set(everything) == {i.tobytes() for i in load_digits().images.astype(np.float32)}
-    assert set(images["calibration"]) <= set(images["train"])
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"), [("fashion_mnist_mlp", (28, 28)), ("fashion_mnist_cnn", (28, 28, 1))]
-)
-def test_fashion_splits_are_disjoint(name, shape, tmp_path, monkeypatch):
-    # Each image tells where it comes from: 0 in the training set, 1 in the test set, and its row.
-    for_rows = {"train": 5600, "test": 20}
-    arrays = {}
-    for is_test, (part, rows) in enumerate(for_rows.items()):
-        images = np.zeros((rows, 28, 28), np.uint8)
-        images[:, 0, 0] = is_test
-        images[:, 0, 1], images[:, 0, 2] = np.divmod(np.arange(rows), 256)
-        arrays |= {f"x_{part}": images, f"y_{part}": (np.arange(rows) % 10).astype(np.uint8)}
-    np.savez(tmp_path / "fashion_mnist.npz", **arrays)
-    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
-
-    seen = {}
-    for split in SPLITS:
-        feed, targets = load_recipe(name).data(split)
-        assert feed["image"].shape[1:] == shape
-        assert feed["image"].dtype == np.float32
-        ids = feed["image"].reshape(-1, 784)[:, :3].astype(int)
-        np.testing.assert_array_equal((256 * ids[:, 1] + ids[:, 2]) % 10, targets["label"])
-        seen[split] = {tuple(row) for row in ids}
-    assert {k: len(v) for k, v in seen.items()} == {
-        "train": 600,
-        "validation": 5000,
-        "calibration": 500,
-        "test": 20,
-    }
-    assert not seen["train"] & seen["validation"]
-    assert not seen["test"] & (seen["train"] | seen["validation"])
-    assert seen["calibration"] <= seen["train"]
 
 
 def test_user_file(user_file):
@@ -307,70 +227,6 @@ def test_figures_of_another_shape_than_promised(user_file, new, message):
         load_recipe(path).evaluate({}, {})
 
 
-@pytest.fixture
-def tiny():
-    return {
-        "x_train": np.arange(12, dtype=np.uint8).reshape(3, 2, 2),
-        "y_train": np.array([0, 1, 2], np.uint8),
-        "x_test": np.arange(4, dtype=np.uint8).reshape(1, 2, 2),
-        "y_test": np.array([1], np.uint8),
-    }
-
-
-@pytest.fixture
-def keras_datasets(monkeypatch):
-    """Puts a module where `keras.datasets.tiny` is looked for, so that Keras is not imported."""
-
-    def install(load_data):
-        module = types.ModuleType("keras.datasets.tiny")
-        module.load_data = load_data
-        monkeypatch.setitem(sys.modules, "keras.datasets.tiny", module)
-
-    return install
-
-
-def test_data_folder(tmp_path, monkeypatch, tiny):
-    np.savez(tmp_path / "tiny.npz", **tiny)
-    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
-    loaded = load_npz("tiny")
-    assert list(loaded) == list(tiny)
-    for name, array in tiny.items():
-        np.testing.assert_array_equal(loaded[name], array)
-        assert loaded[name].dtype == array.dtype
-
-
-def test_without_the_file_keras_is_asked(tmp_path, monkeypatch, capsys, tiny, keras_datasets):
-    def load_data():
-        print("Downloading")
-        return (tiny["x_train"], tiny["y_train"]), (tiny["x_test"], tiny["y_test"])
-
-    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
-    keras_datasets(load_data)
-    loaded = load_npz("tiny")
-    assert all(loaded[name] is tiny[name] for name in tiny)
-    assert capsys.readouterr() == ("", "Downloading\n")
-
-
-@pytest.mark.parametrize("is_set", [True, False])
-def test_neither_way_names_both(tmp_path, monkeypatch, keras_datasets, is_set):
-    if is_set:
-        monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
-    else:
-        monkeypatch.delenv("EDGEKIT_DATA", raising=False)
-
-    def fail():
-        raise Exception("URL fetch failure")
-
-    keras_datasets(fail)
-    with pytest.raises(RecipeError) as caught:
-        load_npz("tiny")
-    folder = f"EDGEKIT_DATA is {tmp_path}, which has no tiny.npz"
-    assert (folder if is_set else "EDGEKIT_DATA is not set") in str(caught.value)
-    assert "keras.datasets.tiny failed: URL fetch failure" in str(caught.value)
-    assert "set EDGEKIT_DATA to a folder that holds tiny.npz" in caught.value.hint
-    assert "keras.datasets.tiny can download it" in caught.value.hint
-
-
 def test_missing_data_reaches_the_user_of_a_recipe(user_file, monkeypatch):
     monkeypatch.delenv("EDGEKIT_DATA", raising=False)
     monkeypatch.setitem(sys.modules, "keras.datasets.tiny", None)  # as if Keras had none
@@ -378,19 +234,3 @@ def test_missing_data_reaches_the_user_of_a_recipe(user_file, monkeypatch):
     path = user_file("    rows =", f"{load}    rows =")
     with pytest.raises(RecipeError, match="no data set 'tiny'"):
         load_recipe(path).data("train")
-
-
-@pytest.mark.parametrize("kind", ["garbage", "array missing", "cut off"])
-def test_a_broken_file_is_not_passed_over(tmp_path, monkeypatch, tiny, keras_datasets, kind):
-    path = tmp_path / "tiny.npz"
-    if kind == "array missing":
-        del tiny["y_test"]
-    np.savez(path, **tiny)
-    if kind == "garbage":
-        path.write_bytes(b"not an archive")
-    elif kind == "cut off":
-        path.write_bytes(path.read_bytes()[:-200])
-    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
-    keras_datasets(lambda: pytest.fail("asked in spite of the file"))
-    with pytest.raises(RecipeError, match=r"tiny\.npz cannot be used"):
-        load_npz("tiny")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from edgekit.datasets import load_npz, load_texts
+from edgekit.errors import RecipeError
+
+IMAGES = {
+    "x_train": np.arange(12, dtype=np.uint8).reshape(3, 2, 2),
+    "y_train": np.array([0, 1, 2], np.uint8),
+    "x_test": np.arange(4, dtype=np.uint8).reshape(1, 2, 2),
+    "y_test": np.array([1], np.uint8),
+}
+TEXTS = {
+    "train_tokens": np.array([1, 7, 2, 1, 20_003, 9, 4], np.uint16),
+    "train_lengths": np.array([3, 4], np.int32),
+    "train_labels": np.array([0, 1], np.uint8),
+    "test_tokens": np.array([1, 5, 1, 6], np.uint16),
+    "test_lengths": np.array([2, 2], np.int32),
+    "test_labels": np.array([1, 0], np.uint8),
+}
+BOTH = pytest.mark.parametrize(("load", "arrays"), [(load_npz, IMAGES), (load_texts, TEXTS)])
+
+
+@pytest.fixture
+def keras_datasets(monkeypatch):
+    """Puts a module where `keras.datasets.tiny` is looked for, so that Keras is not imported."""
+
+    def install(load_data):
+        module = types.ModuleType("keras.datasets.tiny")
+        module.load_data = load_data
+        monkeypatch.setitem(sys.modules, "keras.datasets.tiny", module)
+
+    return install
+
+
+@BOTH
+def test_data_folder(tmp_path, monkeypatch, load, arrays):
+    np.savez(tmp_path / "tiny.npz", **arrays, more=np.zeros(1))
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    loaded = load("tiny")
+    assert list(loaded) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].dtype == array.dtype
+
+
+def test_without_the_file_keras_is_asked(tmp_path, monkeypatch, capsys, keras_datasets):
+    def load_data():
+        print("Downloading")
+        return (IMAGES["x_train"], IMAGES["y_train"]), (IMAGES["x_test"], IMAGES["y_test"])
+
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    keras_datasets(load_data)
+    loaded = load_npz("tiny")
+    assert all(loaded[name] is IMAGES[name] for name in IMAGES)
+    assert capsys.readouterr() == ("", "Downloading\n")
+
+
+def test_texts_of_keras_are_the_same_as_those_of_a_file(monkeypatch, keras_datasets):
+    def load_data(num_words):
+        rows = [[1, 7, 50_000], [1, 20_003, 9, 4]], [[1, 5], [1, 6]]
+        # As Keras does: the test texts, being of one length, become an array of two axes.
+        known = [[[w if w < num_words else 2 for w in t] for t in texts] for texts in rows]
+        train, test = np.empty(2, object), np.array(known[1], object)
+        train[:] = known[0]
+        return (train, np.array([0, 1])), (test, np.array([1, 0]))
+
+    monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+    keras_datasets(load_data)
+    loaded = load_texts("tiny")
+    assert list(loaded) == list(TEXTS)
+    for name, array in TEXTS.items():
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].dtype.kind in "iu"
+
+
+@BOTH
+@pytest.mark.parametrize("is_set", [True, False])
+def test_neither_way_names_both(tmp_path, monkeypatch, keras_datasets, is_set, load, arrays):
+    if is_set:
+        monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    else:
+        monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+
+    def fail(num_words=None):
+        raise Exception("URL fetch failure")
+
+    keras_datasets(fail)
+    with pytest.raises(RecipeError) as caught:
+        load("tiny")
+    folder = f"EDGEKIT_DATA is {tmp_path}, which has no tiny.npz"
+    assert (folder if is_set else "EDGEKIT_DATA is not set") in str(caught.value)
+    assert "keras.datasets.tiny failed: URL fetch failure" in str(caught.value)
+    assert f"set EDGEKIT_DATA to a folder that holds tiny.npz with {', '.join(arrays)}" in (
+        caught.value.hint
+    )
+    assert "keras.datasets.tiny can download it" in caught.value.hint
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["garbage", "array missing", "cut off"])
+def test_a_broken_file_is_not_passed_over(
+    tmp_path, monkeypatch, keras_datasets, kind, load, arrays
+):
+    path = tmp_path / "tiny.npz"
+    np.savez(path, **dict(list(arrays.items())[: -1 if kind == "array missing" else None]))
+    if kind == "garbage":
+        path.write_bytes(b"not an archive")
+    elif kind == "cut off":
+        path.write_bytes(path.read_bytes()[:-200])
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    keras_datasets(lambda **_: pytest.fail("asked in spite of the file"))
+    with pytest.raises(RecipeError, match=r"tiny\.npz cannot be used"):
+        load("tiny")
