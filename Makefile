@@ -11,7 +11,7 @@ help:
 	@echo "make test        set up, then lint, types, layers and tests"
 	@echo "make install     set up only, in $(VENV)"
 	@echo "make format      format the code"
-	@echo "make benchmarks  run every script in benchmarks/ (an hour)"
+	@echo "make benchmarks  run every script in benchmarks/ (hours)"
 	@echo "make clean       remove $(VENV) and the demo"
 
 install: $(VENV)/.installed
