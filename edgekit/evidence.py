@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.agent.arrays import load_arrays, save_arrays
-from edgekit.agent.protocol import Signature, decode
+from edgekit.agent.protocol import Signature, decode, encode
 from edgekit.errors import WorkspaceError
 from edgekit.hashing import sha256
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.samples import Samples, read_npz, read_samples, write_npz, write_samples
 from edgekit.toolchain.client import Toolchain
-from edgekit.types import Feed, Progress
+from edgekit.types import Code, Feed, Progress, Source
 from edgekit.workspace import SourceInfo, Workspace
 
 ENOUGH_ROWS = 64
@@ -42,17 +42,40 @@ class Evidence:
         return None if self.recipe is None else self.recipe.task == "classification"
 
 
-def describe_source(model: Path, toolchain: Toolchain) -> SourceInfo:
-    """What a workspace records of the Keras model in the file `model`."""
-    found = toolchain.call("load", source=str(model))
-    return SourceInfo(
-        path=f"model{model.suffix}",
-        sha256=sha256(model),
+def make_workspace(folder: Path, source: Source, toolchain: Toolchain) -> Workspace:
+    """The workspace `folder` of the model `source`, new or as it is there.
+
+    Raises:
+        SourceError: the model cannot be loaded.
+        WorkspaceError: the folder holds something else.
+    """
+    path = Path(source.path)
+    found = toolchain.call("load", source=encode(source))
+
+    def code(role: str, given: Code | None) -> Code | None:
+        return None if given is None else Code(given.name, found["code"].get(role))
+
+    raw = found["raw"]
+    info = SourceInfo(
+        path="model" if path.is_dir() else f"model{_suffix(path)}",
+        sha256=sha256(path),
         name=found["name"],
         family=found["family"],
         parameters=found["parameters"],
         signature=decode(Signature, found["signature"]),
+        custom_objects=code("custom_objects", source.custom_objects),
+        builder=code("builder", source.builder),
+        from_layer=source.from_layer,
+        until_layer=source.until_layer,
+        raw_signature=None if raw is None else decode(Signature, raw),
+        notes=tuple(found["notes"]),
     )
+    return Workspace.create(folder, path, info, found["preprocessing"])
+
+
+def _suffix(path: Path) -> str:
+    """Keras tells by the name whether a file is a model or weights alone."""
+    return ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
 
 
 def prepare(
@@ -66,14 +89,16 @@ def prepare(
     fresh: dict[str, tuple[Samples, str]] = {}
     recipe = workspace.manifest.recipe
     if samples is not None:
+        samples = _preprocessed(workspace, toolchain, samples)
+    if samples is not None:
         fresh["calibration"] = samples, "samples"
     elif recipe is not None and not workspace.has_data("calibration"):
-        fresh["calibration"] = _split(toolchain, recipe.name, "calibration", progress), "recipe"
+        fresh["calibration"] = _split(workspace, toolchain, "calibration", progress), "recipe"
     if recipe is None and samples is not None:
         fresh["verification"] = samples, "samples"
     elif not workspace.has_data("verification", "reference"):
         if recipe is not None:
-            fresh["verification"] = _split(toolchain, recipe.name, "test", progress), "recipe"
+            fresh["verification"] = _split(workspace, toolchain, "test", progress), "recipe"
         else:
             fresh["verification"] = _synthesize(workspace, toolchain), "synthetic"
     if not fresh:
@@ -137,18 +162,35 @@ def calibration(workspace: Workspace) -> Samples | None:
     return None if path is None else read_samples(path, workspace.manifest.source.signature)
 
 
-def _split(toolchain: Toolchain, recipe: str, split: str, progress: Progress) -> Samples:
-    progress(f"reading the {split} split of {Path(recipe).stem}")
+def _split(workspace: Workspace, toolchain: Toolchain, split: str, progress: Progress) -> Samples:
+    recipe = workspace.manifest.recipe
+    assert recipe is not None
+    progress(f"reading the {split} split of {Path(recipe.name).stem}")
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        paths = toolchain.call("split", recipe=recipe, split=split, folder=folder)
-        return Samples(_in_memory(paths["inputs"]), _in_memory(paths["targets"]))
+        paths = toolchain.call("split", recipe=recipe.name, split=split, folder=folder)
+        rows = Samples(_in_memory(paths["inputs"]), _in_memory(paths["targets"]))
+    return _preprocessed(workspace, toolchain, rows)
+
+
+def _preprocessed(workspace: Workspace, toolchain: Toolchain, rows: Samples) -> Samples:
+    """Raw rows as the artifacts take them, where preprocessing was split off."""
+    if workspace.manifest.source.raw_signature is None:
+        return rows
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        paths = toolchain.call(
+            "preprocess",
+            source=encode(workspace.source),
+            inputs=save_arrays(rows.feed, Path(folder, "in")),
+            folder=str(Path(folder, "out")),
+        )
+        return Samples(_in_memory(paths), rows.targets)
 
 
 def _synthesize(workspace: Workspace, toolchain: Toolchain) -> Samples:
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call(
             "synthesize",
-            source=str(workspace.model),
+            source=encode(workspace.source),
             rows=ENOUGH_ROWS,
             seed=SEED,
             folder=folder,
@@ -161,7 +203,7 @@ def _reference(workspace: Workspace, toolchain: Toolchain, rows: Samples) -> Fee
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call(
             "predict",
-            source=str(workspace.model),
+            source=encode(workspace.source),
             inputs=save_arrays(rows.feed, Path(folder, "in")),
             folder=str(Path(folder, "out")),
         )

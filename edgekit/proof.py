@@ -116,6 +116,7 @@ def _structure(path: Path, precision: str, promised: Signature) -> list[str]:
 
 _STORED_AS = {
     ("tflite", "fp16"): "float16",
+    ("tflite", "dynamic"): "int8",
     ("tfjs", "fp16"): "float16",
     ("tfjs", "int8"): "uint8",
 }

@@ -125,6 +125,10 @@ def _checked(path: Path, array: np.ndarray, spec: TensorSpec) -> np.ndarray:
         raise SourceError(
             f"{path}: {spec.name!r} has the shape {array.shape}, the model takes ({shape})"
         )
+    if spec.dtype == "string":
+        if array.dtype.kind not in "US":
+            raise SourceError(f"{path}: {spec.name!r} holds {array.dtype}, not text")
+        return array
     if array.dtype.kind not in "fiub":
         raise SourceError(f"{path}: {spec.name!r} holds {array.dtype}, not numbers")
     if array.dtype.kind == "f":

@@ -27,6 +27,7 @@ __all__ = [
     "PRECISIONS",
     "AccuracyRecord",
     "Artifact",
+    "Code",
     "Feed",
     "Job",
     "JobResult",
@@ -37,6 +38,7 @@ __all__ = [
     "Progress",
     "Runtime",
     "Signature",
+    "Source",
     "Step",
     "TensorSpec",
     "Timing",
@@ -47,7 +49,7 @@ Feed = dict[str, "np.ndarray"]
 """Arrays by Keras name, never by position; the first axis of each is the row."""
 
 FORMATS = ("tflite", "onnx", "tfjs")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "dynamic", "int8")
 BASELINE = "keras"
 """The artifact id under which records of the Keras model itself are kept."""
 
@@ -56,6 +58,33 @@ FREE_DIMENSION = 16
 
 Progress = Callable[[str], None]
 """Told in one line what is being done now."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Python code of the user's: a path or a module's name, perhaps with ":function" behind it."""
+
+    name: str
+    sha256: str | None = None
+    """Of the file, once it was read."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model as it comes, and what else it takes to load it."""
+
+    path: str
+    """A .keras, .h5 or weights file, or a SavedModel folder."""
+    family: str
+    """Which loader fits: "keras" (3), "tf-keras" (Keras 2) or "saved-model"."""
+    custom_objects: Code | None = None
+    """The module with the classes and functions that the model uses."""
+    builder: Code | None = None
+    """The function that builds the model, of which the file has the weights."""
+    from_layer: str | None = None
+    """The first layer of the part that is wanted; None: from the model's inputs."""
+    until_layer: str | None = None
+    """The last layer of that part; None: until the model's outputs."""
 
 
 @dataclass(frozen=True)

@@ -21,37 +21,59 @@ from edgekit.types import (
     BASELINE,
     AccuracyRecord,
     Artifact,
+    Code,
     LatencyRecord,
     ParityRecord,
     Progress,
     Signature,
+    Source,
 )
 
 Record = ParityRecord | AccuracyRecord | LatencyRecord
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+PREPROCESSING = "preprocessing.json"
 LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The Keras model, as it lies in the workspace."""
+    """The Keras model, as it lies in the workspace, and how it is loaded."""
 
     path: str
     sha256: str
     name: str
     family: str
+    """The loader and its version: "keras 3.15.1", "tf-keras 2.21.0" or "saved-model 2.21.0"."""
     parameters: int
     signature: Signature
+    """What the artifacts take and give."""
+    custom_objects: Code | None = None
+    builder: Code | None = None
+    from_layer: str | None = None
+    until_layer: str | None = None
+    raw_signature: Signature | None = None
+    """What the preprocessing that was split off takes, and what it makes of that."""
+    notes: tuple[str, ...] = ()
+    """What was done to the model before it was converted."""
 
+    @property
+    def rows_signature(self) -> Signature:
+        """What the user's rows are: raw, where preprocessing was split off."""
+        raw = self.raw_signature
+        return self.signature if raw is None else replace(self.signature, inputs=raw.inputs)
 
-@dataclass(frozen=True)
-class RecipeInfo:
-    """The recipe that trained the model: a bundled name or a path."""
-
-    name: str
-    sha256: str
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What a workspace is of: the same file, loaded in the same way."""
+        return (
+            self.sha256,
+            self.custom_objects,
+            self.builder,
+            self.from_layer,
+            self.until_layer,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,8 @@ class Manifest:
 
     schema: int
     source: SourceInfo
-    recipe: RecipeInfo | None = None
+    recipe: Code | None = None
+    """The recipe that trained the model: a bundled name or a path."""
     data: Mapping[str, DataInfo] = field(default_factory=dict)
     """"verification" rows, the Keras model's outputs for them ("reference"), and "calibration"."""
     artifacts: tuple[Artifact, ...] = ()
@@ -116,15 +139,19 @@ class Workspace:
         return cls(path, manifest)
 
     @classmethod
-    def create(cls, path: Path, model: Path, source: SourceInfo) -> Workspace:
+    def create(
+        cls, path: Path, model: Path, source: SourceInfo, preprocessing: Any = None
+    ) -> Workspace:
         """A workspace for a copy of `model`, or the one that is there for the same model.
+
+        `preprocessing` is written beside it as JSON.
 
         Raises:
             WorkspaceError: the folder holds something else.
         """
         if (path / MANIFEST).exists():
             existing = cls.open(path)
-            if existing.manifest.source.sha256 != source.sha256:
+            if existing.manifest.source.identity != source.identity:
                 raise WorkspaceError(
                     f"{path} is the workspace of another model",
                     hint="give another folder with -o, or remove this one",
@@ -138,10 +165,29 @@ class Workspace:
         workspace = cls(path, Manifest(SCHEMA, source))
         with workspace.staging() as staging:
             copy = staging / "model"
-            shutil.copyfile(model, copy)
+            if model.is_dir():
+                shutil.copytree(model, copy)
+            else:
+                shutil.copyfile(model, copy)
             os.replace(copy, path / source.path)
+            if preprocessing is not None:
+                text = json.dumps(preprocessing, indent=1, ensure_ascii=False)
+                (path / PREPROCESSING).write_text(text + "\n", encoding="utf-8")
         workspace.change()
         return workspace
+
+    @property
+    def source(self) -> Source:
+        """The model for the toolchain, after its hash was compared."""
+        info = self.manifest.source
+        return Source(
+            path=str(self.model),
+            family=info.family.partition(" ")[0],
+            custom_objects=info.custom_objects,
+            builder=info.builder,
+            from_layer=info.from_layer,
+            until_layer=info.until_layer,
+        )
 
     @property
     def model(self) -> Path:

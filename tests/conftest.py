@@ -76,5 +76,13 @@ def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def keras2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models as Keras 2 saved them."""
+    folder = tmp_path_factory.mktemp("keras2")
+    subprocess.run([sys.executable, ROOT / "tests" / "save_keras2_models.py", folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_inputs_file(keras_files: Path) -> Path:
     return keras_files / "two_inputs.keras"

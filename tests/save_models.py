@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras import layers
 
 
@@ -68,6 +69,52 @@ def with_lambda() -> keras.Model:
     return keras.Model(x, layers.Lambda(lambda v: v * 2)(x))
 
 
+def text() -> keras.Model:
+    """Text and a category, each with its own lookup; the category's rows are numbers."""
+    words = keras.Input((1,), dtype="string", name="words")
+    age = keras.Input((1,), dtype="int64", name="age")
+    vectorize = layers.TextVectorization(20, output_sequence_length=4, name="vectorize")
+    vectorize.adapt(["one two three", "two three four"])
+    lookup = layers.IntegerLookup(vocabulary=[18, 30, 65], name="lookup")
+    encode = layers.CategoryEncoding(4, output_mode="one_hot", name="encode")
+    mean = layers.GlobalAveragePooling1D()(layers.Embedding(20, 3)(vectorize(words)))
+    joined = layers.Concatenate()([mean, encode(lookup(age))])
+    return keras.Model([words, age], layers.Dense(2, name="mood")(joined))
+
+
+def mixed() -> keras.Model:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        image = keras.Input((8, 8, 3), name="image")
+        y = layers.Conv2D(4, 3, activation="relu")(image)
+        y = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(y))
+        return keras.Model(image, layers.Dense(3, dtype="float32", name="kind")(y))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def any_size() -> keras.Model:
+    image = keras.Input((None, None, 3), name="image")
+    y = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    return keras.Model(image, layers.Dense(2, name="y")(layers.GlobalAveragePooling2D()(y)))
+
+
+def any_length() -> keras.Model:
+    """Padded words, which the mask keeps out of the state."""
+    words = keras.Input((None,), dtype="int32", name="words")
+    y = layers.GRU(5)(layers.Embedding(30, 6, mask_zero=True)(words))
+    return keras.Model(words, layers.Dense(2, name="y")(y))
+
+
+def no_builtin() -> keras.Model:
+    """TFLite has no Cholesky decomposition."""
+    x = keras.Input((3,), name="x")
+    y = layers.Dense(3, activation="tanh")(x)
+    outer = keras.ops.expand_dims(y, 1) * keras.ops.expand_dims(y, 2)
+    root = keras.ops.cholesky(4 * keras.ops.eye(3) + outer)
+    return keras.Model(x, layers.Flatten(name="y")(root))
+
+
 MODELS = (
     two_inputs,
     twins,
@@ -78,9 +125,69 @@ MODELS = (
     gives_nan,
     logarithm,
     with_lambda,
+    text,
+    mixed,
+    any_size,
+    any_length,
+    no_builtin,
 )
+
+
+def save_with_code(folder: Path) -> None:
+    """Files that need tests/my_layers.py."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import my_layers
+
+    x = keras.Input((6,), name="x")
+    y = layers.Dense(8, activation=my_layers.sharp, name="first")(x)
+    y = my_layers.Scale(2.0, name="scale")(y)
+    keras.Model(x, layers.Dense(3, name="y")(y)).save(folder / "custom.keras")
+    my_layers.build().save_weights(folder / "built.weights.h5")
+    model = my_layers.TwoHeads(name="heads")
+    model({"zebra": np.zeros((2, 4), "float32")})
+    model.save(folder / "heads.keras")
+    model = my_layers.TwoArguments(name="arguments")
+    model(np.zeros((2, 4), "float32"), np.zeros((2, 4), "float32"))
+    model.save(folder / "arguments.keras")
+    model = my_layers.Forgetful(name="forgetful")
+    model(np.zeros((2, 4), "float32"), np.zeros((2, 4), "float32"))
+    model.save(folder / "forgetful.keras")
+
+
+def save_functions(folder: Path) -> None:
+    """SavedModels: of a plain tf.Module, of text, without a signature, and Keras 3's export."""
+    import tensorflow as tf
+
+    class Matrix(tf.Module):
+        def __init__(self) -> None:
+            self.weight = tf.Variable(np.random.default_rng(0).standard_normal((4, 3)), name="w")
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 4), tf.float32, name="query")])
+        def product(self, query):
+            return {"result": query @ tf.cast(self.weight, tf.float32)}
+
+    class Text(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="words")])
+        def length(self, words):
+            return {"length": tf.strings.length(words)}
+
+    class Untyped(tf.Module):
+        @tf.function
+        def double(self, x):
+            return x * 2
+
+    matrix, text = Matrix(), Text()
+    tf.saved_model.save(matrix, folder / "matrix", signatures=matrix.product)
+    tf.saved_model.save(text, folder / "length", signatures=text.length)
+    tf.saved_model.save(Untyped(), folder / "no_signature")
+    two_inputs().export(folder / "exported", verbose=False)
+    lstm().export(folder / "exported_lstm", verbose=False)
+
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
+    folder = Path(sys.argv[1])
     for build in MODELS:
-        build().save(Path(sys.argv[1], f"{build.__name__}.keras"))
+        build().save(folder / f"{build.__name__}.keras")
+    save_with_code(folder)
+    save_functions(folder)

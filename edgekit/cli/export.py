@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-unverified", is_flag=True, help="Also publish what no runtime here can load."
 )
+@options.loading_options
 @options.json_option
 @options.reports_errors
 def export(
@@ -56,11 +57,16 @@ def export(
     opset: int,
     int8_io: bool,
     allow_unverified: bool,
+    custom_objects: str | None,
+    builder: str | None,
+    from_layer: str | None,
+    until_layer: str | None,
     as_json: bool,
 ) -> None:
     """Export a model, each file proved equal to it.
 
-    SOURCE is a workspace, or a .keras or .h5 file. A file that differs from the Keras model by
+    SOURCE is a workspace, a .keras or .h5 file of Keras 2 or 3, a file of weights (with
+    --builder), or a SavedModel folder. A file that differs from the Keras model by
     more than its precision allows is removed, and the exit code is 1.
     """
     from edgekit.verbs.export import ExportFailed
@@ -78,6 +84,10 @@ def export(
                 opset=opset,
                 int8_io=int8_io,
                 allow_unverified=allow_unverified,
+                custom_objects=custom_objects,
+                builder=builder,
+                from_layer=from_layer,
+                until_layer=until_layer,
                 progress=progress,
             )
     except ExportFailed as e:

@@ -41,6 +41,32 @@ def samples_option(command: F) -> F:
     )(command)
 
 
+def loading_options(command: F) -> F:
+    """How a model is loaded that a file alone does not tell, and which part of it is wanted."""
+    for option in reversed(
+        (
+            click.option(
+                "--custom-objects",
+                metavar="MODULE",
+                help="The module, or .py file, of the model's own layers and functions.",
+            ),
+            click.option(
+                "--builder",
+                metavar="MODULE:FUNCTION",
+                help="Builds the model, of which the file holds the weights.",
+            ),
+            click.option(
+                "--from", "from_layer", metavar="LAYER", help="The first layer of a part."
+            ),
+            click.option(
+                "--until", "until_layer", metavar="LAYER", help="The last layer of a part."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def output_option(help: str) -> Callable[[F], F]:
     return click.option("-o", "--output", type=PATH, metavar="WORKSPACE", help=help)
 

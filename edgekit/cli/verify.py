@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 )
 @options.samples_option
 @options.target_option
+@options.loading_options
 @options.json_option
 @options.reports_errors
 def verify(
-    source: Path, against: Path | None, samples: Path | None, target: str, as_json: bool
+    source: Path,
+    against: Path | None,
+    samples: Path | None,
+    target: str,
+    custom_objects: str | None,
+    builder: str | None,
+    from_layer: str | None,
+    until_layer: str | None,
+    as_json: bool,
 ) -> None:
     """Prove artifacts once more.
 
@@ -37,7 +46,15 @@ def verify(
     try:
         with options.shown_progress() as progress:
             result = run(
-                source=source, against=against, samples=samples, target=target, progress=progress
+                source=source,
+                against=against,
+                samples=samples,
+                target=target,
+                custom_objects=custom_objects,
+                builder=builder,
+                from_layer=from_layer,
+                until_layer=until_layer,
+                progress=progress,
             )
     except (VerifyFailed, NotVerified) as e:
         if not as_json:

@@ -2,7 +2,8 @@
 
 On a damaged file the HDF5 library may crash, loop for ever or ask for gigabytes, so it must not
 run in our process.
-`python hdf5.py FILE` prints {"attributes": {...}, "datasets": [{...}, ...]} as JSON.
+`python hdf5.py FILE` prints {"attributes": {...}, "datasets": [{...}, ...]} as JSON;
+`python hdf5.py --attributes FILE` {"attributes": {...}, "groups": [...]}, without reading values.
 """
 
 from __future__ import annotations
@@ -52,8 +53,20 @@ def measure(path: str) -> dict[str, Any]:
 
     with h5py.File(path, "r") as file:
         file.visititems(visit)  # follows no link out of the file and visits nothing twice
-        attributes = {key: _text(file.attrs.get(key)) for key in ("model_config", "keras_version")}
-    return {"attributes": attributes, "datasets": datasets}
+        return {"attributes": _attributes(file), "datasets": datasets}
+
+
+def look(path: str) -> dict[str, Any]:
+    """Keras' attributes of the file, and the names of what lies at its top."""
+    import h5py
+
+    _limit_memory(os.path.getsize(path))
+    with h5py.File(path, "r") as file:
+        return {"attributes": _attributes(file), "groups": list(file)}
+
+
+def _attributes(file: Any) -> dict[str, str | None]:
+    return {key: _text(file.attrs.get(key)) for key in ("model_config", "keras_version")}
 
 
 def _limit_memory(file_size: int) -> None:
@@ -76,6 +89,7 @@ def _text(value: Any) -> str | None:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(measure(sys.argv[1])))
+        read = look if sys.argv[1] == "--attributes" else measure
+        print(json.dumps(read(sys.argv[-1])))
     except Exception as error:  # one line for the parent, not a traceback
         sys.exit(f"{type(error).__name__}: {error}")

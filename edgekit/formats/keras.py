@@ -235,10 +235,15 @@ def _unique(specs: list[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(unique)
 
 
-def _measure(path: Path) -> Any:
+def attributes_of(path: Path) -> Any:
+    """Keras' attributes of an HDF5 file and the groups at its top, as hdf5.py prints them."""
+    return _measure(path, "--attributes")
+
+
+def _measure(path: Path, *options: str) -> Any:
     """What hdf5.py prints about the file, from a child process."""
     limit = READING_S + path.stat().st_size / 10e6
-    program = [sys.executable, "-P", hdf5.__file__, str(path)]
+    program = [sys.executable, "-P", hdf5.__file__, *options, str(path)]
     try:
         child = subprocess.run(program, capture_output=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired as error:

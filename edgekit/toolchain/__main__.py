@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any
 
+from edgekit import errors
 from edgekit.errors import EdgekitError
 from edgekit.types import Progress
 
@@ -38,7 +39,8 @@ def _answer(session: Any, request: dict[str, Any], progress: Progress) -> dict[s
     try:
         return {"result": verb(progress=progress, **request)}
     except EdgekitError as e:
-        return {"error": {"type": type(e).__name__, "message": e.message, "hint": e.hint}}
+        known = next(c.__name__ for c in type(e).__mro__ if c.__module__ == errors.__name__)
+        return {"error": {"type": known, "message": e.message, "hint": e.hint}}
     except Exception as e:  # the boundary: foreign errors become an answer
         return {"error": {"type": type(e).__name__, "message": _gist(str(e))}}
 

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from edgekit.errors import SourceError
+from edgekit.toolchain.model import Model, unique
 from edgekit.types import Signature, TensorSpec
 
 
@@ -32,90 +32,40 @@ class Canonical:
     holder: tf.Module
 
 
-def trace(model: keras.Model, batch: int | None) -> Canonical:
+def trace(model: Model, batch: int | None) -> Canonical:
     """Trace `model` in inference mode, with `batch` rows per call (None = any number).
 
     Raises:
-        SourceError: the model has no defined inputs (never built), or is not a tensor function.
+        SourceError: the model is not a function of tensors.
     """
-    names, tensors = _inputs(model)
-    structure = _structure(model, "_inputs_struct")
+    names = [spec.name for spec in model.inputs]
+    order: list[str] = []
 
     def serve(*args: Any) -> dict[str, Any]:
-        feed = keras.tree.pack_sequence_as(structure, list(args))
-        return _name_outputs(model, model(feed, training=False))
+        outputs = model.call(dict(zip(names, args, strict=True)))
+        order[:] = outputs
+        return outputs
 
     arguments = [
-        tf.TensorSpec([batch, *t.shape[1:]], t.dtype, name=safe)
-        for safe, t in zip(_identifiers(names), tensors, strict=True)
+        tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype, name=safe)
+        for safe, spec in zip(_identifiers(names), model.inputs, strict=True)
     ]
     function = tf.function(serve, input_signature=arguments, autograph=False)
     holder = tf.Module()
-    holder.variables_ = [v.value if isinstance(v, keras.Variable) else v for v in model.variables]
+    holder.variables_ = list(model.variables)
     concrete = function.get_concrete_function()
 
     # tf.function flattens a dict in sorted key order.
-    output_names = list(_name_outputs(model, _structure(model, "_outputs_struct")))
-    outputs = dict(zip(sorted(output_names), concrete.outputs, strict=True))
+    outputs = dict(zip(sorted(order), concrete.outputs, strict=True))
     return Canonical(
         signature=Signature(
             inputs=_specs(names, concrete.inputs[: len(names)], batch),
-            outputs=_specs(output_names, [outputs[n] for n in output_names], batch),
+            outputs=_specs(order, [outputs[n] for n in order], batch),
         ),
         function=function,
         concrete=concrete,
         holder=holder,
     )
-
-
-def fixed_batch(model: keras.Model) -> int | None:
-    """The number of rows that the model itself was built for; None: any."""
-    inputs = getattr(model, "inputs", None)
-    return inputs[0].shape[0] if inputs else None
-
-
-def call(model: keras.Model, feed: dict[str, Any]) -> dict[str, Any]:
-    """The Keras model called as it is, eagerly: outputs by Keras name."""
-    names, _ = _inputs(model)
-    arguments = [feed[name] for name in names]
-    packed = keras.tree.pack_sequence_as(_structure(model, "_inputs_struct"), arguments)
-    return _name_outputs(model, model(packed, training=False))
-
-
-def _inputs(model: keras.Model) -> tuple[list[str], list[Any]]:
-    """Keras names and symbolic tensors of the inputs, in the model's order."""
-    try:
-        tensors = list(model.inputs)
-    except (AttributeError, ValueError):
-        tensors = []
-    if not tensors:
-        raise SourceError(
-            f"the model {model.name!r} has no defined inputs: it was saved before it was built",
-            hint="call it once on a batch of data, then save it again",
-        )
-    struct = _structure(model, "_inputs_struct")
-    if isinstance(struct, dict):
-        # Keras flattens a dict in sorted key order; its keys are what the user feeds.
-        return sorted(struct), [struct[k] for k in sorted(struct)]
-    return _unique([t.name for t in tensors]), tensors
-
-
-def _structure(model: keras.Model, attribute: str) -> Any:
-    """The model's inputs or outputs as the user nested them; a Sequential wraps a Functional."""
-    functional = getattr(model, "_functional", None) or model
-    return getattr(functional, attribute)
-
-
-def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
-    """Outputs by Keras name, in the model's order."""
-    if isinstance(outputs, dict):
-        return {str(k): outputs[k] for k in sorted(outputs)}
-    flat = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    functional = getattr(model, "_functional", None) or model
-    names = list(
-        getattr(functional, "output_names", None) or [f"output_{i}" for i in range(len(flat))]
-    )
-    return dict(zip(_unique(names), flat, strict=True))
 
 
 def _specs(names: list[str], tensors: list[Any], batch: int | None) -> tuple[TensorSpec, ...]:
@@ -128,17 +78,6 @@ def _specs(names: list[str], tensors: list[Any], batch: int | None) -> tuple[Ten
     return tuple(specs)
 
 
-def _unique(names: list[str]) -> list[str]:
-    """Names made unique by _1, _2 ..., as two outputs of one layer share the layer's name."""
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        unique.append(name if count == 0 else f"{name}_{count}")
-    return unique
-
-
 def _identifiers(names: list[str]) -> list[str]:
     """Names that tf.function keeps: unique identifiers, most often the Keras names themselves."""
-    return _unique([re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII) for name in names])
+    return unique([re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII) for name in names])

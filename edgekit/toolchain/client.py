@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from edgekit import errors
@@ -32,22 +32,32 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 
-_open: contextvars.ContextVar[Toolchain | None] = contextvars.ContextVar("toolchain", default=None)
+_MODULES = {"session": "session", "keras2": "session", "quantizer": "quantizer"}
+
+_open: contextvars.ContextVar[Mapping[str, Toolchain]] = contextvars.ContextVar("toolchains")
+
+
+def kind_for(family: str) -> str:
+    """The kind of worker that loads models of `family`."""
+    return "keras2" if family == "tf-keras" else "session"
 
 
 @contextlib.contextmanager
-def open_toolchain(progress: Progress = lambda text: None) -> Iterator[Toolchain]:
+def open_toolchain(
+    progress: Progress = lambda text: None, *, family: str = "keras"
+) -> Iterator[Toolchain]:
     """The worker that is open already in this context, or a new one that ends with the block.
 
-    TensorFlow takes seconds to import: verbs that run one after the other share one worker.
+    TensorFlow takes seconds to import: verbs that run one after the other share one worker. Models
+    of the `family` "tf-keras" have one of their own: Keras 2 and 3 must not meet in a process.
     """
-    shared = _open.get()
-    if shared is not None:
-        yield shared
+    kind = kind_for(family)
+    if kind in _open.get({}):
+        yield _open.get({})[kind]
         return
     progress("starting TensorFlow")
-    worker = Toolchain()
-    token = _open.set(worker)
+    worker = Toolchain(kind=kind)
+    token = _open.set({**_open.get({}), kind: worker})
     try:
         yield worker
     finally:
@@ -58,7 +68,8 @@ def open_toolchain(progress: Progress = lambda text: None) -> Iterator[Toolchain
 class Toolchain:
     """One worker process; it starts, and imports what it needs, at once.
 
-    `kind` is "session", the one with TensorFlow, or "quantizer", which has ONNX Runtime only.
+    `kind` is "session", the one with TensorFlow and Keras 3, "keras2", the same with Keras 2, or
+    "quantizer", which has ONNX Runtime only.
     """
 
     def __init__(self, *, kind: str = "session", threads: int | None = None) -> None:
@@ -129,11 +140,13 @@ class Toolchain:
         if self._threads is not None:
             for pool in ("INTRAOP", "INTEROP"):
                 environment[f"TF_NUM_{pool}_THREADS"] = str(self._threads)
-        # TFMOT sets it for its own process; inherited, it would turn tf.keras into Keras 2.
+        # What `tf.keras` is in the user's own code; TFMOT sets it, too, for its own process.
         environment.pop("TF_USE_LEGACY_KERAS", None)
+        if self._kind == "keras2":
+            environment["TF_USE_LEGACY_KERAS"] = "1"
         process = subprocess.Popen(
             # -P: a file of the user's working directory must not shadow a module.
-            [sys.executable, "-P", "-m", "edgekit.toolchain", self._kind],
+            [sys.executable, "-P", "-m", "edgekit.toolchain", _MODULES[self._kind]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

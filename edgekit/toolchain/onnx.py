@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tf2onnx.tfonnx import process_tf_graph
 from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import Canonical
 from edgekit.toolchain.graph import folded
+from edgekit.toolchain.graph_lowering import lower_for_onnx
+from edgekit.toolchain.graph_weights import FrozenGraph, Weight
 from edgekit.toolchain.onnx_file import save, subgraphs, tidy
 from edgekit.types import Signature, TensorSpec
 
@@ -50,9 +53,11 @@ def convert(model: Canonical, path: Path, *, opset: int = 17) -> Signature:
             f"onnx: opset {opset} cannot be written",
             hint=f"choose {OPSETS[0]} to {OPSETS[-1]}; the default is 17",
         )
-    _check_size(model)
+    size = _checked_size(model)
     signature = _native_names(model.signature)
     proto = _translate(folded(model), model.signature, opset)
+    if size > _LARGE_BYTES:
+        gc.collect()  # tf2onnx's graph refers to itself, and holds every weight twice
     _check_operators(proto)
     tidy(proto, _renames(model.signature, signature))
     _describe(proto.graph, signature)
@@ -60,13 +65,18 @@ def convert(model: Canonical, path: Path, *, opset: int = 17) -> Signature:
     return signature
 
 
-def _check_size(model: Canonical) -> None:
-    size = sum(math.prod(v.shape.as_list()) * v.dtype.size for v in model.holder.variables_)
+_LARGE_BYTES = 2**26
+"""Weights that are worth half a second to have back."""
+
+
+def _checked_size(model: Canonical) -> int:
+    size: int = sum(math.prod(v.shape.as_list()) * v.dtype.size for v in model.holder.variables_)
     if size > MAX_BYTES:
         raise ConversionError(
             f"onnx: the weights take {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
             hint="export a smaller model; a model of this size is not one for edge devices",
         )
+    return size
 
 
 def _native_names(signature: Signature) -> Signature:
@@ -86,9 +96,14 @@ def _renames(graph: Signature, file: Signature) -> dict[str, str]:
     return {ours.native: theirs.native for ours, theirs in pairs}
 
 
-def _translate(graph_def: Any, signature: Signature, opset: int) -> Any:
+def _translate(frozen: FrozenGraph, signature: Signature, opset: int) -> Any:
     """What tf2onnx makes of the graph, as a ModelProto with TensorFlow's tensor names."""
-    weights = compress_graph_def(graph_def)  # out of the graph, which is copied several times
+    graph_def = frozen.graph_def
+    lower_for_onnx(graph_def)
+    weights = _Contents(compress_graph_def(graph_def), frozen.weights)
+    for node in graph_def.node:
+        if node.name in frozen.weights:
+            _become_empty_constant(node)
     utils.INTERNAL_NAME = 1  # its passes visit nodes by name, and names hold this counter
     with _collected_errors() as problems, tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
@@ -98,12 +113,42 @@ def _translate(graph_def: Any, signature: Signature, opset: int) -> Any:
                 opset=opset,
                 input_names=[spec.native for spec in signature.inputs],
                 output_names=[spec.native for spec in signature.outputs],
-                const_node_values=weights,
+                const_node_values=weights,  # out of the graph, which is copied several times
             )
             return _optimized(translated).make_model("")
         except Exception as error:
             reason = problems[0] if problems else f"{type(error).__name__}: {error}"
             raise ConversionError(f"onnx: tf2onnx failed: {reason}", hint=_OTHER_FORMAT) from error
+
+
+class _Contents(Mapping[str, bytes]):
+    """The bytes of the constants that are not in the graph, by node; weights when asked for."""
+
+    def __init__(self, constants: dict[str, bytes], weights: dict[str, Weight]) -> None:
+        self._constants, self._weights = constants, weights
+
+    def __getitem__(self, name: str) -> bytes:
+        if name in self._weights:
+            return self._weights[name].read().tobytes()
+        return self._constants[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights or name in self._constants
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._weights, *self._constants))
+
+    def __len__(self) -> int:
+        return len(self._weights) + len(self._constants)
+
+
+def _become_empty_constant(node: Any) -> None:
+    """Turn the Placeholder of a weight into a Const of its shape, without a value."""
+    node.op = "Const"
+    tensor = node.attr["value"].tensor
+    tensor.dtype = node.attr["dtype"].type
+    tensor.tensor_shape.CopyFrom(node.attr["shape"].shape)
+    del node.attr["shape"]
 
 
 def _optimized(graph: Any) -> Any:

@@ -21,15 +21,16 @@ def save(proto: Any, path: Path) -> None:
     Raises:
         ConversionError: the model breaks the specification.
     """
+    data = proto.SerializeToString(deterministic=True)
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConversionError(
             f"onnx: the converted model is not valid ONNX: {reason}",
             hint="export to tflite, or replace the layer that the message names",
         ) from error
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    path.write_bytes(data)
 
 
 def tidy(proto: Any, names: dict[str, str]) -> None:

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,11 +18,11 @@ from edgekit.agent.protocol import Job, JobResult, Signature, decode, encode
 from edgekit.agent.rows import pad, time_first_row
 from edgekit.errors import SourceError
 from edgekit.recipe import Split, load_recipe
-from edgekit.toolchain import onnx, synthetic, tfjs, tflite
-from edgekit.toolchain.canonical import Canonical, call, fixed_batch, trace
+from edgekit.toolchain import layers, onnx, synthetic, tfjs, tflite
+from edgekit.toolchain.canonical import Canonical, trace
 from edgekit.toolchain.keras_runner import KerasRunner
-from edgekit.toolchain.source import load_model
-from edgekit.types import Progress
+from edgekit.toolchain.source import Loaded, load
+from edgekit.types import Progress, Source
 
 _TOOLS = {
     "tflite": ("tensorflow", "keras", "ai-edge-litert"),
@@ -32,48 +31,42 @@ _TOOLS = {
 }
 
 
-SEED = 0
-"""Training a recipe twice on one machine gives the same model."""
-
-
-REFERENCE_ELEMENTS = 2_500_000
-"""Input elements per eager call: above, TensorFlow spends its time on fresh memory (measured)."""
+REFERENCE_ELEMENTS = 600_000
+"""Input elements per eager call, as 4 images of 224²: more of them take gigabytes (measured)."""
 
 
 class Session:
     """One loaded model at a time, with what was made from it so far."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._model: keras.Model | None = None
-        self._traces: dict[int | None, Canonical] = {}
-        self._onnx: dict[tuple[int | None, int], tuple[Path, Signature]] = {}
+        self._source: Source | None = None
+        self._loaded: Loaded | None = None
+        self._traces: dict[tuple[int | None, bool], Canonical] = {}
+        self._onnx: dict[tuple[Canonical, int], tuple[Path, Signature]] = {}
         self._scratch = Path(tempfile.gettempdir())  # the host's: it cleans up
 
-    def load(self, *, source: str, progress: Progress) -> dict[str, Any]:
+    def load(self, *, source: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """What the model in the file `source` is."""
-        model = self._load(source)
-        # First, as it refuses a model that was never built.
-        signature = self._trace(fixed_batch(model)).signature
+        loaded = self._load(source)
+        model, before = loaded.model, loaded.preprocessing
         return {
             "name": model.name,
-            "parameters": model.count_params(),
-            "signature": encode(signature),
-            "family": f"keras {keras.__version__}",
+            "parameters": model.parameters,
+            "signature": encode(self._trace(model.fixed_batch).signature),
+            "family": loaded.version,
+            "code": loaded.code,
+            "notes": loaded.notes,
+            "raw": None if before is None else encode(before.signature),
+            "preprocessing": None if before is None else before.describe(),
         }
 
     def train(
         self, *, recipe: str, epochs: int | None, path: str, progress: Progress
     ) -> dict[str, Any]:
         """Train `recipe` and save the model as the .keras file `path`."""
-        lesson = load_recipe(recipe)
-        keras.utils.set_random_seed(SEED)
-        model = lesson.build()
-        lesson.train(model, epochs=epochs, callbacks=[_EpochReport(progress)])
-        # Without the optimizer, which doubles the file or more: this model is to be shipped.
-        model.optimizer, model.compiled = None, False
-        model.save(path)
-        return {"parameters": model.count_params()}
+        from edgekit.toolchain import training  # Keras 3: the worker of Keras 2 must not have it
+
+        return {"parameters": training.train(load_recipe(recipe), epochs, Path(path), progress)}
 
     def split(
         self, *, recipe: str, split: Split, folder: str, progress: Progress
@@ -85,33 +78,55 @@ class Session:
             "targets": save_arrays(targets, Path(folder, "targets")),
         }
 
+    def preprocess(
+        self,
+        *,
+        source: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        folder: str,
+        progress: Progress,
+    ) -> dict[str, str]:
+        """Raw rows as the layers that were split off give them to the model."""
+        before = self._load(source).preprocessing
+        if before is None:
+            raise SourceError("the model has no preprocessing that was split off")
+        return save_arrays(before.apply(load_arrays(inputs)), Path(folder))
+
     def synthesize(
-        self, *, source: str, rows: int, seed: int, folder: str, progress: Progress
+        self,
+        *,
+        source: Mapping[str, Any],
+        rows: int,
+        seed: int,
+        folder: str,
+        progress: Progress,
     ) -> dict[str, str]:
         """Random rows that the model accepts."""
-        model = self._load(source)
-        signature = self._trace(fixed_batch(model)).signature
-        feed = synthetic.feed(model, signature, rows, seed)
-        return save_arrays(feed, Path(folder))
+        return save_arrays(synthetic.feed(self._load(source).model, rows, seed), Path(folder))
 
     def predict(
-        self, *, source: str, inputs: Mapping[str, str], folder: str, progress: Progress
+        self,
+        *,
+        source: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        folder: str,
+        progress: Progress,
     ) -> dict[str, str]:
         """The Keras model's own outputs for every row.
 
         Called eagerly, not through the traced function that is converted: a fault of that one
         would be on both sides of the comparison.
         """
-        model = self._load(source)
+        model = self._load(source).model
         feed = load_arrays(inputs)
-        batch = fixed_batch(model)
+        batch = model.fixed_batch
         rows = len(next(iter(feed.values())))
         elements = sum(v[0].size for v in feed.values())
         step = batch or min(256, max(1, REFERENCE_ELEMENTS // elements))
         parts = []
         for start in range(0, rows, step):
             chunk = {n: v[start : start + step] for n, v in feed.items()}
-            results = call(model, {n: tf.constant(pad(v, batch)) for n, v in chunk.items()})
+            results = model.call({n: tf.constant(pad(v, batch)) for n, v in chunk.items()})
             parts.append({n: np.asarray(v)[: rows - start] for n, v in results.items()})
         outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         for name, value in outputs.items():
@@ -125,20 +140,24 @@ class Session:
     def convert(
         self,
         *,
-        source: str,
+        source: Mapping[str, Any],
         form: str,
         precision: str,
         path: str,
         batch: int | None,
         opset: int,
         int8_io: bool,
+        flex: bool,
         calibration: Mapping[str, str] | None,
         progress: Progress,
     ) -> dict[str, Any]:
-        """Write one format in one precision to `path`; ONNX in fp32 only."""
-        self._load(source)
-        model = self._trace(batch)
+        """Write one format in one precision to `path`; ONNX in fp32, to be quantized after."""
+        keras_layers = self._load(source).model.layers
+        int8 = precision == "int8" and form != "tfjs"
+        unroll = int8 and layers.check_unrollable(keras_layers)
+        model = self._trace(batch, unroll)
         samples = load_arrays(calibration) if calibration else None
+        options: dict[str, Any] = {"unrolled": True} if unroll else {}
         if form == "tflite":
             signature = tflite.convert(
                 model,
@@ -146,19 +165,21 @@ class Session:
                 precision=precision,
                 calibration=samples,
                 int8_io=int8_io,
+                flex=flex,
             )
         elif form == "onnx":
-            signature = self._convert_onnx(batch, opset, Path(path))
+            signature = self._convert_onnx(model, opset, Path(path))
         else:
             # 8 bits in TF.js are a storage format of the weights.
             stored = "uint8" if precision == "int8" else precision
             signature = tfjs.convert(model, stored, Path(path))
         return {
             "signature": encode(signature),
+            "options": options,
             "tools": {name: version(name) for name in _TOOLS[form]},
         }
 
-    def time(self, *, source: str, job: Mapping[str, Any], progress: Progress) -> Any:
+    def time(self, *, source: Mapping[str, Any], job: Mapping[str, Any], progress: Progress) -> Any:
         """Time the Keras model itself as `job` asks."""
         self._load(source)
         wanted = decode(Job, job)
@@ -167,36 +188,27 @@ class Session:
         timing = time_first_row(runner, wanted, load_arrays(wanted.inputs), 0, before)
         return encode(JobResult(runner.runtime, machine.describe(), timing=timing))
 
-    def _load(self, source: str) -> keras.Model:
-        path = Path(source)
-        if self._model is None or path != self._path:
-            self._model, self._path = load_model(path), path
+    def _load(self, source: Mapping[str, Any]) -> Loaded:
+        wanted = decode(Source, source)
+        if self._loaded is None or wanted != self._source:
+            self._loaded, self._source = load(wanted), wanted
             self._traces.clear()
             self._onnx.clear()
-        return self._model
+        return self._loaded
 
-    def _trace(self, batch: int | None) -> Canonical:
-        if batch not in self._traces:
-            self._traces[batch] = trace(self._model, batch)
-        return self._traces[batch]
+    def _trace(self, batch: int | None, unroll: bool = False) -> Canonical:
+        if (batch, unroll) not in self._traces:
+            assert self._loaded is not None
+            model = self._loaded.model
+            with layers.unrolled(model.layers if unroll else ()):
+                self._traces[batch, unroll] = trace(model, batch)
+        return self._traces[batch, unroll]
 
-    def _convert_onnx(self, batch: int | None, opset: int, path: Path) -> Signature:
+    def _convert_onnx(self, model: Canonical, opset: int, path: Path) -> Signature:
         """The float file, made once: int8 is made from it, by the quantizer."""
-        if (batch, opset) not in self._onnx:
-            fp32 = self._scratch / f"{batch}-{opset}.onnx"
-            self._onnx[batch, opset] = fp32, onnx.convert(self._trace(batch), fp32, opset=opset)
-        fp32, signature = self._onnx[batch, opset]
+        if (model, opset) not in self._onnx:
+            fp32 = self._scratch / f"{len(self._onnx)}.onnx"
+            self._onnx[model, opset] = fp32, onnx.convert(model, fp32, opset=opset)
+        fp32, signature = self._onnx[model, opset]
         shutil.copyfile(fp32, path)
         return signature
-
-
-class _EpochReport(keras.callbacks.Callback):
-    """One line per epoch."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        figures = ", ".join(f"{k} {float(v):.4f}" for k, v in (logs or {}).items())
-        self._progress(f"epoch {epoch + 1}/{self.params['epochs']}: {figures}")

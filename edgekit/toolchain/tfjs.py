@@ -19,15 +19,10 @@ from google.protobuf.json_format import MessageToDict
 from edgekit import __version__
 from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import Canonical
-from edgekit.toolchain.graph import (
-    add_constant,
-    add_node,
-    become,
-    constants,
-    folded,
-    node_of,
-    users,
-)
+from edgekit.toolchain.graph import folded
+from edgekit.toolchain.graph_edit import become, constants, node_of, users
+from edgekit.toolchain.graph_weights import FrozenGraph
+from edgekit.toolchain.tfjs_lowering import lower_for_tfjs
 from edgekit.types import Signature, TensorSpec
 
 OPERATIONS = Path(__file__).parents[1] / "agent" / "js" / "ops.json"
@@ -70,13 +65,16 @@ def convert(
         inputs=tuple(_stored_spec(spec) for spec in model.signature.inputs),
         outputs=tuple(_stored_spec(spec) for spec in model.signature.outputs),
     )
-    graph = folded(model, lower_loops=True)
+    frozen = folded(model, lower_loops=True)
+    graph = frozen.graph_def
     _keep_data_flow(graph)
-    _modernize(graph)
-    _split_groups(graph)
+    lower_for_tfjs(frozen)
     _fuse(graph, {node_of(spec.native) for spec in signature.outputs})
-    _check_operations(graph)
-    table, data = _take_out_weights(graph, precision)
+    _check_operations(
+        graph, {node_of(spec.native) for spec in signature.inputs} | set(frozen.weights)
+    )
+    frozen.drop_unread()
+    table, data = _take_out_weights(frozen, precision)
     _write(folder, graph, signature, table, data, shard_bytes)
     return signature
 
@@ -117,58 +115,6 @@ def _keep_data_flow(graph: Any) -> None:
     graph.node.extend(kept)
 
 
-def _modernize(graph: Any) -> None:
-    """Operations that TensorFlow.js does not know, by ones that it does."""
-    for node in list(graph.node):
-        if node.op == "BatchMatMulV3":
-            element = node.attr["Ta"].type
-            for key in ("Ta", "Tb", "Tout"):
-                node.attr.pop(key, None)
-            node.op, node.attr["T"].type = "BatchMatMulV2", element
-        elif node.op == "Softsign":
-            one = add_constant(graph, f"{node.name}/one", np.array(1, np.float32))
-            size = add_node(graph, "Abs", f"{node.name}/abs", list(node.input), like=node)
-            below = add_node(graph, "AddV2", f"{node.name}/add", [size.name, one], like=node)
-            node.op = "RealDiv"
-            node.input.append(below.name)
-
-
-def _split_groups(graph: Any) -> None:
-    """A grouped convolution as one convolution per group, which is all TensorFlow.js has."""
-    convolutions = [n for n in graph.node if n.op == "Conv2D"]
-    values = constants(graph)
-    shapes = _shapes(graph, [n.input[0] for n in convolutions])
-    for node in convolutions:
-        weights, channels = values.get(node.input[1]), shapes[node.input[0]][-1]
-        if weights is None or channels in (None, weights.shape[2]):
-            continue
-        groups = channels // weights.shape[2]
-        along = add_constant(graph, f"{node.name}/axis", np.array(3, np.int32))
-        parts = add_node(graph, "Split", f"{node.name}/split", [along, node.input[0]], like=node)
-        parts.attr["num_split"].i = groups
-        results = []
-        for i, kernel in enumerate(np.split(weights, groups, axis=3)):
-            name = add_constant(graph, f"{node.name}/group_{i}/weights", kernel)
-            one = add_node(
-                graph, "Conv2D", f"{node.name}/group_{i}", [f"{parts.name}:{i}", name], like=node
-            )
-            for key, value in node.attr.items():
-                one.attr[key].CopyFrom(value)
-            results.append(one.name)
-        become(node, "ConcatV2", [*results, along])
-        node.attr["N"].i = groups
-
-
-def _shapes(graph: Any, tensors: list[str]) -> dict[str, list[int | None]]:
-    with tf.Graph().as_default() as imported:
-        tf.import_graph_def(graph, name="")
-        found = {
-            name: imported.get_tensor_by_name(name if ":" in name else f"{name}:0").shape
-            for name in tensors
-        }
-    return {name: s.as_list() if s.rank else [None] for name, s in found.items()}
-
-
 def _fuse(graph: Any, outputs: set[str]) -> None:
     """Linear operation, BiasAdd and activation as one kernel.
 
@@ -204,7 +150,15 @@ def _fuse(graph: Any, outputs: set[str]) -> None:
     graph.node.extend(kept)
 
 
-def _check_operations(graph: Any) -> None:
+def _check_operations(graph: Any, given: set[str]) -> None:
+    """Refuse operations that TensorFlow.js lacks, and inputs not `given`: tables to look up in."""
+    for node in graph.node:
+        if node.op == "Placeholder" and node.name not in given:
+            (reader, *_) = users(graph)[node.name]
+            raise ConversionError(
+                f"TF.js has no table for {reader.op} (in {reader.name}) to look up in",
+                hint="keep lookups out of the exported model, as --from LAYER does",
+            )
     # Loops and branches were lowered; one that still calls functions would lose them.
     known = set(json.loads(OPERATIONS.read_text())["operations"]) - _CALLING
     unknown: dict[str, str] = {}
@@ -219,25 +173,30 @@ def _check_operations(graph: Any) -> None:
         )
 
 
-def _take_out_weights(graph: Any, precision: str) -> tuple[list[dict[str, Any]], bytes]:
+def _take_out_weights(
+    frozen: FrozenGraph, precision: str
+) -> tuple[list[dict[str, Any]], bytearray]:
     """Move every constant from the graph into a weight table and the bytes it describes."""
+    graph = frozen.graph_def
     kernels = {n.input[1] for n in graph.node if n.op in _DEPTHWISE}
     table, data = [], bytearray()
-    for node in [n for n in graph.node if n.op == "Const"]:
-        value = _stored(node)
+    for node in [n for n in graph.node if n.op == "Const" or n.name in frozen.weights]:
+        weight = frozen.weights.get(node.name)
+        value = _stored(node) if weight is None else weight.read()
         # One scale fits a depthwise kernel badly: its channels differ, and it is small anyway.
         as_is = node.name in kernels and precision == "uint8"
         entry, raw = _encode(value, "fp32" if as_is else precision)
         table.append({"name": node.name, "shape": list(value.shape), **entry})
         data += raw
         element = tf.as_dtype(value.dtype).as_datatype_enum
+        node.op = "Const"
+        node.attr.clear()
         node.attr["dtype"].type = element
         tensor = node.attr["value"].tensor
-        tensor.Clear()
         tensor.dtype = element
         for size in value.shape:
             tensor.tensor_shape.dim.add(size=size)
-    return table, bytes(data)
+    return table, data
 
 
 def _stored(node: Any) -> np.ndarray:
@@ -285,7 +244,7 @@ def _write(
     graph: Any,
     signature: Signature,
     table: list[dict[str, Any]],
-    data: bytes,
+    data: bytearray,
     shard_bytes: int,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +253,7 @@ def _write(
     count = max(1, -(-len(data) // shard_bytes))
     names = [f"group1-shard{i + 1}of{count}.bin" for i in range(count)]
     for i, name in enumerate(names):
-        (folder / name).write_bytes(data[i * shard_bytes : (i + 1) * shard_bytes])
+        (folder / name).write_bytes(memoryview(data)[i * shard_bytes : (i + 1) * shard_bytes])
     model = {
         "format": "graph-model",
         "generatedBy": f"tensorflow {tf.__version__}",

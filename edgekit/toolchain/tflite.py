@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import Canonical
+from edgekit.toolchain.unsplit import without_splits
 from edgekit.types import Signature, TensorSpec
 
 
@@ -24,12 +25,14 @@ def convert(
     precision: str,
     calibration: Mapping[str, np.ndarray] | None = None,
     int8_io: bool = False,
+    flex: bool = False,
 ) -> Signature:
-    """Write `model` as a TFLite file of `precision` ("fp32", "fp16" or "int8").
+    """Write `model` as a TFLite file of `precision` ("fp32", "fp16", "dynamic" or "int8").
 
-    int8 is per-channel with integer kernels only, calibrated by the minimum and maximum over all
-    rows of `calibration` (Keras input name -> array); its inputs and outputs stay float32 unless
-    `int8_io`.
+    dynamic has int8 weights and computes in float. int8 is per-channel with integer kernels only,
+    calibrated by the minimum and maximum over all rows of `calibration` (Keras input name ->
+    array); its inputs and outputs stay float32 unless `int8_io`. With `flex`, TensorFlow's own
+    operations are taken where TFLite has none.
 
     Returns:
         The signature of the file: `native` is the name in its TFLite signature, and its inputs and
@@ -38,8 +41,38 @@ def convert(
     Raises:
         ConversionError: an operation has no TFLite builtin, or the converter failed.
     """
+    if precision == "int8":
+        _refuse_loops(model)
+        model = without_splits(model)
+    converter = _converter(model, precision, calibration, int8_io)
+    try:
+        content = _content(converter)
+    except NoBuiltin:
+        if not flex or precision == "int8":
+            raise
+        converter = _converter(model, precision, calibration, int8_io)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+        content = _content(converter)
+    signature = _order(content, model.signature)
+    path.write_bytes(content)
+    return signature
+
+
+class NoBuiltin(ConversionError):
+    """TensorFlow has operations that TFLite has not."""
+
+
+def _converter(
+    model: Canonical,
+    precision: str,
+    calibration: Mapping[str, np.ndarray] | None,
+    int8_io: bool,
+) -> Any:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([model.concrete], model.holder)
-    if precision in ("fp16", "int8"):
+    if precision != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "fp16":
         converter.target_spec.supported_types = [tf.float16]
@@ -48,16 +81,31 @@ def convert(
         converter.representative_dataset = lambda: _rows(model, calibration or {})
     if int8_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter
+
+
+def _content(converter: Any) -> bytearray:
+    """The bytes of the file; it is the converter that fails."""
     try:
         with warnings.catch_warnings():
             # The converter calibrates with TensorFlow's own, deprecated interpreter.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is dep")
-            content = bytearray(converter.convert())
+            return bytearray(converter.convert())
     except Exception as e:  # the converter raises whatever its passes raise
         raise _explained(e) from e
-    signature = _order(content, model.signature)
-    path.write_bytes(content)
-    return signature
+
+
+def _refuse_loops(model: Canonical) -> None:
+    """The converter does not survive the quantization of a loop (seen in TensorFlow 2.21)."""
+    graph = model.concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    loops = [n.name for n in nodes if n.op in ("While", "StatelessWhile")]
+    if loops:
+        raise ConversionError(
+            f"TFLite has no int8 for loops, and the model has one: {loops[0]}",
+            hint="export fp32 or fp16, or int8 to onnx; LSTM, GRU and SimpleRNN are unrolled for "
+            "int8 where the model comes as a .keras or .h5 file",
+        )
 
 
 def _rows(model: Canonical, calibration: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
@@ -147,10 +195,16 @@ def _explained(error: Exception) -> ConversionError:
     text = str(error)
     ops = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)))
     if ops:
-        return ConversionError(
+        return NoBuiltin(
             f"TFLite has no builtin for {', '.join(ops)}",
-            hint="replace the layer, or move that step out of the model; "
-            "edgekit does not write Flex operations, since no runtime here could verify them",
+            hint="replace the layer, or move that step out of the model; with --allow-unverified "
+            "it becomes a Flex operation, which no runtime here can verify",
+        )
+    if "TensorListReserve" in text or "Lowering tensor list ops is failed" in text:
+        return ConversionError(
+            "TFLite cannot loop over time with a number of rows that is not fixed",
+            hint="export the .keras or .h5 file instead of a SavedModel, or save the SavedModel "
+            "for one row: keras.Input(..., batch_size=1)",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ConversionError(

@@ -19,7 +19,7 @@ from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
 from edgekit.samples import read_npz
 from edgekit.targets import Target, open_target
-from edgekit.toolchain.client import Toolchain
+from edgekit.toolchain.client import Toolchain, kind_for
 from edgekit.types import BASELINE, FREE_DIMENSION, Job, LatencyRecord, Progress, TensorSpec
 from edgekit.verbs.locate import Located, locate
 from edgekit.workspace import Workspace
@@ -93,9 +93,13 @@ def bench(
         entries: list[_Entry] = []
         if baseline and workspaces:
             progress("starting TensorFlow")
-            toolchain = Toolchain(threads=threads)
-            stack.callback(toolchain.close)
-            entries += [_keras(w, toolchain, seconds, stack) for w in workspaces.values()]
+            workers: dict[str, Toolchain] = {}
+            for workspace in workspaces.values():
+                kind = kind_for(workspace.source.family)
+                if kind not in workers:
+                    workers[kind] = Toolchain(kind=kind, threads=threads)
+                    stack.callback(workers[kind].close)
+                entries.append(_keras(workspace, workers[kind], seconds, stack))
         entries += [_file(item, place, threads, seconds, stack) for item in found]
         measured = latency.measure(
             [e.subject for e in entries],
@@ -134,7 +138,7 @@ def _keras(
     job = Job("time", BASELINE, "", source.signature, inputs, out="", seconds=seconds)
 
     def execute() -> JobResult:
-        answer = toolchain.call("time", source=str(workspace.model), job=encode(job))
+        answer = toolchain.call("time", source=encode(workspace.source), job=encode(job))
         return decode(JobResult, answer)
 
     subject = Subject(BASELINE, source.sha256, 1, execute)

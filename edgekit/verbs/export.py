@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import evidence
+from edgekit import evidence, formats
 from edgekit.agent.arrays import save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
 from edgekit.errors import (
@@ -19,7 +19,7 @@ from edgekit.errors import (
     EdgekitError,
     Failure,
     MissingDependency,
-    SourceError,
+    RunnerError,
 )
 from edgekit.evidence import Evidence
 from edgekit.hashing import sha256, size_bytes
@@ -37,14 +37,9 @@ from edgekit.types import (
     Progress,
     Step,
 )
+from edgekit.verbs.export_request import check_samples, check_workspace, plan
+from edgekit.verbs.source import ModelSource, is_workspace, name_of, opened_source
 from edgekit.workspace import Workspace
-
-SUPPORTED = {
-    "tflite": ("fp32", "fp16", "int8"),
-    "onnx": ("fp32", "int8"),
-    "tfjs": ("fp32", "fp16", "int8"),
-}
-"""int8 in TF.js means weights stored in 8 bits: smaller to download, computed in float."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class ExportFailed(ConversionError):
 
 def export(
     *,
-    source: str | os.PathLike[str],
+    source: ModelSource,
     to: str | Sequence[str] = FORMATS,
     precision: str | Sequence[str] = ("fp32",),
     samples: str | os.PathLike[str] | None = None,
@@ -80,6 +75,10 @@ def export(
     opset: int = 17,
     int8_io: bool = False,
     allow_unverified: bool = False,
+    custom_objects: str | os.PathLike[str] | None = None,
+    builder: str | None = None,
+    from_layer: str | None = None,
+    until_layer: str | None = None,
     progress: Progress = lambda text: None,
 ) -> ExportResult:
     """Export a model to every format of `to` in every precision of `precision`.
@@ -88,9 +87,10 @@ def export(
     the workspace: on the recipe's test split, on `samples`, or on random rows.
 
     Args:
-        source: a workspace, or a .keras or .h5 file saved by Keras 3.
+        source: a workspace; a .keras or .h5 file of Keras 2 or 3; a file of weights, with
+            `builder`; a SavedModel folder; or a model as a Python object.
         to: any of "tflite", "onnx", "tfjs".
-        precision: any of "fp32", "fp16", "int8".
+        precision: any of "fp32", "fp16", "dynamic", "int8".
         samples: an .npz file of rows (arrays named after the inputs, or `x`; labels as `y`), to
             calibrate int8 with and, without a recipe, to compare on.
         output: the workspace; `<model name>-edgekit` beside you unless given.
@@ -98,7 +98,13 @@ def export(
             model itself is fixed to.
         opset: of ONNX, 13 to 18.
         int8_io: int8 TFLite files take and give int8 instead of float32.
-        allow_unverified: publish, as "not verified", what no runtime here can load.
+        allow_unverified: publish, as "not verified", what no runtime here can load; TFLite files
+            may then hold Flex (TensorFlow) operations.
+        custom_objects: the module, or .py file, that defines the model's own layers and functions.
+        builder: "module:function" or "FILE.py:function" that builds the model; `source` has its
+            weights.
+        from_layer: export the part from this layer on, whose input becomes the input.
+        until_layer: export the part until this layer, whose output becomes the output.
         progress: told in one line what happens.
 
     Raises:
@@ -107,16 +113,33 @@ def export(
         SourceError: the model or the samples cannot be used.
         WorkspaceError: the folder holds something else.
     """
-    wanted = _plan(_several(to), _several(precision))
-    given = Path(source)
-    _check_files(given, samples, wanted)
+    wanted = plan(to, precision)
+    loading: dict[str, Any] = {
+        "custom_objects": custom_objects,
+        "builder": builder,
+        "from_layer": from_layer,
+        "until_layer": until_layer,
+    }
     with contextlib.ExitStack() as stack:
-        toolchain = stack.enter_context(open_toolchain(progress))
-        workspace = _workspace(given, output, toolchain)
+        if is_workspace(source):
+            existing = Workspace.open(Path(source))
+            check_workspace(existing, output, [name for name, value in loading.items() if value])
+            family = existing.source.family
+        else:
+            existing = None
+            model = stack.enter_context(opened_source(source, **loading))
+            family = model.family
+        check_samples(samples, existing, wanted)
+        toolchain = stack.enter_context(open_toolchain(progress, family=family))
+        if existing is not None:
+            workspace = existing
+        else:
+            folder = Path(output or f"{name_of(source)}-edgekit")
+            workspace = evidence.make_workspace(folder, model, toolchain)
         stack.enter_context(workspace.locked())
         rows = None
         if samples is not None:
-            rows = read_samples(Path(samples), workspace.manifest.source.signature)
+            rows = read_samples(Path(samples), workspace.manifest.source.rows_signature)
         evidence.prepare(workspace, toolchain, rows, progress)
         held = stack.enter_context(evidence.opened(workspace))
         target = open_target("local")
@@ -127,70 +150,6 @@ def export(
     if result.failures:
         raise ExportFailed(result)
     return result
-
-
-def _plan(to: Sequence[str], precision: Sequence[str]) -> list[tuple[str, str]]:
-    _check_names("format", to, FORMATS)
-    _check_names("precision", precision, PRECISIONS)
-    plan = []
-    # Files that take longest to prove come first: proofs go on while the next is converted.
-    for form in (f for f in reversed(FORMATS) if f in to):
-        for kind in (p for p in PRECISIONS if p in precision):
-            if kind not in SUPPORTED[form]:
-                raise ConversionError(
-                    f"{form} cannot be {kind}", hint=f"{form}: {', '.join(SUPPORTED[form])}"
-                )
-            plan.append((form, kind))
-    return plan
-
-
-def _several(names: str | Sequence[str]) -> Sequence[str]:
-    """`to="onnx"` is one format, not four letters."""
-    return (names,) if isinstance(names, str) else names
-
-
-def _check_files(
-    source: Path, samples: str | os.PathLike[str] | None, wanted: list[tuple[str, str]]
-) -> None:
-    """What can be refused before TensorFlow starts."""
-    if not source.exists():
-        raise SourceError(f"there is no file {source}")
-    if not source.is_dir() and source.suffix not in (".keras", ".h5"):
-        raise SourceError(
-            f"{source} is not a Keras model file", hint="save one with model.save('model.keras')"
-        )
-    if samples is not None and not Path(samples).is_file():
-        raise SourceError(f"there is no file {samples}")
-    needs_rows = any(kind == "int8" and form != "tfjs" for form, kind in wanted)
-    has_rows = source.is_dir() and Workspace.open(source).has_data("calibration")
-    has_recipe = source.is_dir() and Workspace.open(source).manifest.recipe is not None
-    if needs_rows and samples is None and not has_rows and not has_recipe:
-        raise SourceError(
-            "int8 needs samples to calibrate with, and there are none",
-            hint="give --samples FILE.npz with a few hundred typical rows",
-        )
-
-
-def _check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    given = list(given)
-    if not given:
-        raise ConversionError(f"no {what} was asked for", hint=f"known: {', '.join(known)}")
-    for name in given:
-        if name not in known:
-            raise ConversionError(f"unknown {what} {name!r}", hint=f"known: {', '.join(known)}")
-
-
-def _workspace(
-    source: Path, output: str | os.PathLike[str] | None, toolchain: Toolchain
-) -> Workspace:
-    if source.is_dir():
-        if output is not None and Path(output).resolve() != source.resolve():
-            raise SourceError(
-                f"{source} is a workspace: its artifacts go into it", hint="leave out -o"
-            )
-        return Workspace.open(source)
-    folder = Path(f"{source.stem}-edgekit") if output is None else Path(output)
-    return Workspace.create(folder, source, evidence.describe_source(source, toolchain))
 
 
 @dataclass(frozen=True)
@@ -243,7 +202,7 @@ class _Export:
             parity=tuple(p.parity for _, p in finished if p is not None),
             accuracy=tuple(p.accuracy for _, p in finished if p is not None and p.accuracy),
             failures=tuple(sorted(failures, key=lambda f: _place(f.artifact))),
-            warnings=evidence.weaknesses(self.evidence),
+            warnings=(*self.workspace.manifest.source.notes, *evidence.weaknesses(self.evidence)),
         )
 
     def _calibration(self, staging: Path, wanted: list[tuple[str, str]]) -> dict[str, str] | None:
@@ -265,16 +224,18 @@ class _Export:
         options = self._used_options(form, precision)
         answer = self.toolchain.call(
             "convert",
-            source=str(self.workspace.model),
+            source=encode(self.workspace.source),
             form=form,
             precision=precision,
             path=str(path),
             calibration=calibration if precision == "int8" else None,
+            flex=self.allow_unverified,
             **{"opset": 17, "int8_io": False, **options},
         )
         if precision == "int8" and form != "tfjs":
             info = self.workspace.manifest.data["calibration"]
             options |= {"calibration_sha256": info.sha256, "calibration_rows": info.rows}
+        options |= answer["options"]
         step = Step(
             verb="export",
             options={"precision": precision, **options},
@@ -301,10 +262,15 @@ class _Export:
             signature = decode(Signature, answer)
         digest, size = sha256(path), size_bytes(path)
         artifact = Artifact(draft.id, draft.id, digest, size, signature, draft.step)
+        if flex := formats.describe(path).flex_ops:
+            missing = MissingDependency(f"no runtime here runs {', '.join(flex)}")
+            return artifact, path, missing
         try:
             return artifact, path, self._prove(artifact, path)
         except MissingDependency as e:
             return artifact, path, e
+        except RunnerError as e:
+            raise RunnerError(e.message, hint=e.hint or _other_ways(signature)) from e
 
     def _used_options(self, form: str, precision: str) -> dict[str, Any]:
         """The options that mean something here, with their defaults spelled out."""
@@ -371,10 +337,32 @@ def _differs(artifact: Artifact, proof: Proof) -> ConversionError:
     return ConversionError(
         f"the new file is not equal to the Keras model, and was removed: "
         f"{'; '.join(proof.parity.failures)}",
-        hint="more, or more typical, --samples may help"
-        if artifact.precision == "int8"
-        else "try another format; if the model uses built-in layers only, please report it",
+        hint=_remedy(artifact.precision, proof.parity.failures),
     )
+
+
+def _other_ways(signature: Signature) -> str:
+    """What to try where a runtime cannot run a file."""
+    if any(None in spec.shape[1:] for spec in signature.inputs):
+        return "build the model for one size (no None in an Input's shape), or try another format"
+    return "try another format; if the model uses built-in layers only, please report it"
+
+
+def _remedy(precision: str, failures: Sequence[str]) -> str:
+    text = " ".join(failures)
+    if "it is not dynamic" in text:
+        return "the weights are too few or of a kind that stays float: export fp32 or fp16"
+    if "compute in float" in text:
+        return (
+            "there are no integer kernels for that: export fp16, or dynamic (int8 weights, "
+            "computed in float), or int8 in another format"
+        )
+    if precision == "int8":
+        return (
+            "more, or more typical, --samples may help; fp16, or dynamic in tflite, keep "
+            "activations in float"
+        )
+    return "try another format; if the model uses built-in layers only, please report it"
 
 
 def _not_verified(error: MissingDependency) -> MissingDependency:

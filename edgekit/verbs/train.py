@@ -13,8 +13,8 @@ from edgekit.errors import CheckFailed, WorkspaceError
 from edgekit.hashing import sha256
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.toolchain.client import open_toolchain
-from edgekit.types import BASELINE, Progress
-from edgekit.workspace import RecipeInfo, Workspace
+from edgekit.types import BASELINE, Code, Progress, Source
+from edgekit.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def train(
         toolchain.call(
             "train", recipe=name, epochs=epochs, path=str(model), progress=progress, timeout=7200
         )
-        source = evidence.describe_source(model, toolchain)
-        workspace = Workspace.create(folder, model, source)
+        workspace = evidence.make_workspace(folder, Source(str(model), "keras"), toolchain)
         with workspace.locked():
-            workspace.change(recipe=RecipeInfo(name, lesson.sha256))
+            workspace.change(recipe=Code(name, lesson.sha256))
             evidence.prepare(workspace, toolchain, None, progress)
             return _judged(workspace, lesson, enough=epochs is None)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgekit import evidence
 from edgekit.agent.protocol import Signature
@@ -18,6 +20,7 @@ from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import AccuracyRecord, ParityRecord, Progress, TensorSpec
 from edgekit.verbs.locate import Located, locate
+from edgekit.verbs.source import opened_source
 from edgekit.workspace import MANIFEST, Workspace
 
 
@@ -57,6 +60,10 @@ def verify(
     against: str | os.PathLike[str] | None = None,
     samples: str | os.PathLike[str] | None = None,
     target: str = "local",
+    custom_objects: str | os.PathLike[str] | None = None,
+    builder: str | None = None,
+    from_layer: str | None = None,
+    until_layer: str | None = None,
     progress: Progress = lambda text: None,
 ) -> VerifyResult:
     """Compare artifacts with their Keras model once more.
@@ -69,6 +76,10 @@ def verify(
         samples: with `against`: rows to compare on; unless given, those of the workspace
             `against`, or random ones.
         target: where to run; "local" is this machine.
+        custom_objects: the module with the own layers and functions of `against`, as in `export`.
+        builder: the function that builds `against`.
+        from_layer: the first layer of the part of `against` that the file is.
+        until_layer: the last layer of that part.
         progress: told in one line what happens.
 
     Raises:
@@ -77,10 +88,16 @@ def verify(
         WorkspaceError: a file is missing, or not the one that was recorded.
     """
     found = locate(Path(source))
+    loading: dict[str, Any] = {
+        "custom_objects": custom_objects,
+        "builder": builder,
+        "from_layer": from_layer,
+        "until_layer": until_layer,
+    }
     place = open_target(target)
     try:
         if against is not None:
-            records = _against(Path(against), samples, found, place, progress)
+            records = _against(Path(against), loading, samples, found, place, progress)
         else:
             records = _recorded(found, samples, place, progress)
     finally:
@@ -116,6 +133,7 @@ def _recorded(
 
 def _against(
     model: Path,
+    loading: Mapping[str, Any],
     samples: str | os.PathLike[str] | None,
     found: Sequence[Located],
     place: Target,
@@ -128,17 +146,16 @@ def _against(
                 replace(f, signature=_named(f, known.manifest.source.signature)) for f in found
             ]
             return _prove(named, held, place, progress)
-    if (model / MANIFEST).is_file():
-        model = Workspace.open(model).model
-    if not model.is_file():
-        raise SourceError(f"there is no file {model}")
-    with (
-        tempfile.TemporaryDirectory(prefix="edgekit-") as folder,
-        open_toolchain(progress) as toolchain,
-    ):
-        info = evidence.describe_source(model, toolchain)
-        scratch = Workspace.create(Path(folder, "workspace"), model, info)
-        rows = read_samples(Path(samples), info.signature) if samples is not None else None
+    with contextlib.ExitStack() as stack:
+        if (model / MANIFEST).is_file():
+            source = Workspace.open(model).source
+        else:
+            source = stack.enter_context(opened_source(model, **loading))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
+        toolchain = stack.enter_context(open_toolchain(progress, family=source.family))
+        scratch = evidence.make_workspace(Path(folder, "workspace"), source, toolchain)
+        info = scratch.manifest.source
+        rows = read_samples(Path(samples), info.rows_signature) if samples is not None else None
         evidence.prepare(scratch, toolchain, rows, progress)
         with evidence.opened(scratch) as held:
             named = [replace(f, signature=_named(f, info.signature)) for f in found]

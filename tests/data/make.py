@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit.toolchain.canonical import trace
+from edgekit.toolchain.model import of_keras
 
 HERE = Path(__file__).parent
 
@@ -54,7 +55,7 @@ def rows() -> Iterator[dict[str, np.ndarray]]:
 
 
 def convert(model: keras.Model, batch: int | None = None, **settings: Any) -> bytes:
-    canonical = trace(model, batch)
+    canonical = trace(of_keras(model), batch)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [canonical.concrete], canonical.holder
     )

@@ -31,12 +31,12 @@ def assert_refused(done, *words, code=1):
         ("unbuilt.keras", ["has no defined inputs", "call it once"]),
         ("gives_nan.keras", ["the Keras model itself gives NaN", "'y'"]),
         ("with_lambda.keras", ["Lambda", "was not run"]),
-        ("text.keras", ["cannot load it"]),
-        ("text.onnx", ["is not a Keras model file"]),
+        ("hello.keras", ["is not a Keras model file"]),
+        ("hello.onnx", ["is not a Keras model file"]),
     ],
 )
 def test_models_that_cannot_be_exported(keras_files, tmp_path, model, words):
-    for name in ("text.keras", "text.onnx"):
+    for name in ("hello.keras", "hello.onnx"):
         (keras_files / name).write_text("hello")
     done = run_edgekit("export", keras_files / model, "-o", tmp_path / "ws", "--to", "onnx")
     assert_refused(done, *words)
@@ -132,24 +132,6 @@ def test_a_model_below_its_recipes_floor_is_a_failed_check(tmp_path):
     done = run_edgekit("train", recipe, "-o", tmp_path / "ws")
     assert_refused(done, "accuracy is 0.", "floor is 0.9999", code=3)
     assert Workspace.open(tmp_path / "ws").manifest.accuracy
-
-
-def test_a_converter_that_crashes_is_a_sentence_and_the_others_finish(keras_files, tmp_path):
-    """TFLite's int8 conversion of an LSTM ends with SIGSEGV, in TensorFlow 2.21."""
-    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).standard_normal((64, 6, 3)))
-    both = ("--to", "tflite", "--to", "onnx", "--precision", "fp32", "--precision", "int8")
-    done = run_edgekit(
-        "export",
-        keras_files / "lstm.keras",
-        *both,
-        "--samples",
-        tmp_path / "s.npz",
-        "-o",
-        tmp_path / "ws",
-    )
-    assert_refused(done, "int8.tflite: convert: the toolchain process was killed by SIGSEGV")
-    manifest = Workspace.open(tmp_path / "ws").manifest
-    assert {"fp32.tflite", "fp32.onnx"} <= {a.id for a in manifest.artifacts}
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(two_inputs_file, tmp_path):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,9 +88,10 @@ def lose_all_weights(model):
         import tensorflow as tf
 
         from edgekit.toolchain.canonical import trace
+        from edgekit.toolchain.model import of_keras
 
         loaded = keras.saving.load_model(model)
-        concrete = trace(loaded, 1).concrete
+        concrete = trace(of_keras(loaded), 1).concrete
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], loaded)
         path.write_bytes(converter.convert())
 
@@ -100,6 +103,24 @@ def test_silent_weight_loss(export_with, digits_copy):
     with pytest.raises(edgekit.ExportFailed) as error:
         export_with(lose_all_weights(folder / "model.keras"), **digits_copy, to=["tflite"])
     assert_refused(error, folder, "fp32.tflite")
+
+
+def test_a_converter_that_crashes_is_a_sentence_and_the_others_finish(
+    worker, two_inputs, monkeypatch
+):
+    ask = Toolchain.call
+
+    def crash(self, verb, **parameters):
+        if parameters.get("form") == "tflite":
+            os.kill(self._process.pid, signal.SIGSEGV)
+        return ask(self, verb, **parameters)
+
+    monkeypatch.setattr(Toolchain, "call", crash)
+    with pytest.raises(edgekit.ExportFailed) as error:
+        edgekit.export(**two_inputs, to=["tflite", "onnx"])
+    folder = two_inputs["output"]
+    assert_refused(error, folder, "fp32.tflite", "the toolchain process was killed by SIGSEGV")
+    assert [a.id for a in Workspace.open(folder).manifest.artifacts] == ["fp32.onnx"]
 
 
 def change_one_onnx_weight(factor):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from edgekit.agent.arrays import save_arrays
+from edgekit.agent.protocol import encode
 from edgekit.errors import ConversionError, SourceError
 from edgekit.toolchain.client import Toolchain, open_toolchain
+from edgekit.types import Source
 
 
 @pytest.fixture(scope="module")
@@ -18,18 +20,23 @@ def toolchain():
         yield worker
 
 
+def source_of(path):
+    return encode(Source(str(path), "keras"))
+
+
 def convert(
     toolchain, source, path, form="tflite", precision="fp32", calibration=None, timeout=600
 ):
     return toolchain.call(
         "convert",
-        source=str(source),
+        source=source_of(source),
         form=form,
         precision=precision,
         path=str(path),
         batch=1,
         opset=17,
         int8_io=False,
+        flex=False,
         calibration=calibration,
         timeout=timeout,
     )
@@ -51,12 +58,12 @@ def test_infinity_in_calibration_kills_the_converter_not_the_host(
 def test_a_request_that_takes_too_long_is_stopped(toolchain, two_inputs_file, tmp_path):
     with pytest.raises(ConversionError, match="no answer from the toolchain in"):
         convert(toolchain, two_inputs_file, tmp_path / "a.tflite", timeout=0.001)
-    assert toolchain.call("load", source=str(two_inputs_file))["parameters"] > 0
+    assert toolchain.call("load", source=source_of(two_inputs_file))["parameters"] > 0
 
 
 def test_errors_keep_their_class_and_hint(toolchain, keras_files):
     with pytest.raises(SourceError, match="has no defined inputs") as error:
-        toolchain.call("load", source=str(keras_files / "unbuilt.keras"))
+        toolchain.call("load", source=source_of(keras_files / "unbuilt.keras"))
     assert "call it once" in error.value.hint
 
 
@@ -78,6 +85,8 @@ def test_the_hash_seed_and_the_legacy_switch_do_not_leak_in(monkeypatch, two_inp
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     worker = Toolchain()
     try:
-        assert worker.call("load", source=str(two_inputs_file))["family"].startswith("keras 3")
+        assert worker.call("load", source=source_of(two_inputs_file))["family"].startswith(
+            "keras 3"
+        )
     finally:
         worker.close()

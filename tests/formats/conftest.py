@@ -71,6 +71,7 @@ def rows():
 def converted(tmp_path_factory):
     """ONNX by model name: the Keras model, its fp32 file and signature; each made once."""
     from edgekit.toolchain.canonical import trace
+    from edgekit.toolchain.model import of_keras
     from edgekit.toolchain.onnx import convert
     from tests.formats.onnx_models import build_model
 
@@ -80,7 +81,7 @@ def converted(tmp_path_factory):
         if name not in made:
             model = build_model(name)
             path = folder / f"{name}.onnx"
-            made[name] = model, path, convert(trace(model, None), path)
+            made[name] = model, path, convert(trace(of_keras(model), None), path)
         return made[name]
 
     return get

@@ -103,6 +103,46 @@ def free_height_and_width():
     return keras.Model(x, layers.Conv2D(4, 3, strides=2, name="y")(x))
 
 
+def lowered_images():
+    """Operations that one format or both lack, or compute wrongly."""
+    image = keras.Input((6, 5, 3), name="image")
+    volume = keras.Input((4, 6, 6, 2), name="volume")
+    outputs = {
+        method: layers.Resizing(5, 9, interpolation=method)(image)
+        for method in ("bilinear", "nearest", "bicubic", "lanczos3", "area")
+    }
+    # From 3 rows to 5 the ratio in float32 is too small.
+    outputs["crop"] = layers.Resizing(5, 9, crop_to_aspect_ratio=True)(image)
+    outputs["below_zero"] = layers.MaxPooling3D(2)(-keras.ops.abs(volume))
+    outputs["blocks"] = keras.ops.nn.depth_to_space(layers.Conv2D(4, 2)(image), 2)
+    return keras.Model([image, volume], outputs)
+
+
+def lowered_rows():
+    """The same for vectors, sequences and integers."""
+    ops = keras.ops
+    x, tokens = keras.Input((6,), name="x"), keras.Input((5,), dtype="int32", name="tokens")
+    pairs, free = keras.Input((4, 6), name="pairs"), keras.Input((None, 6), name="free")
+    best = ops.argmax(pairs, axis=-1, keepdims=True)
+    outputs = {
+        "bins": layers.Discretization([-1.0, 0.0, 0.5])(x),
+        "bins_hot": layers.Discretization([-1.0, 0.0, 0.5], output_mode="multi_hot")(x),
+        "counts": layers.CategoryEncoding(50, output_mode="count")(tokens),
+        "sums": layers.CategoryEncoding(50, output_mode="count")(tokens, count_weights=x[:, :5]),
+        "hot": ops.one_hot(tokens, 50),
+        "best": ops.take_along_axis(pairs, best, axis=-1),
+        "sorted": ops.take_along_axis(pairs, ops.argsort(pairs, axis=-1), axis=-1),
+        "roll": ops.roll(pairs, -2, axis=2),
+        "band": ops.tril(ops.einsum("bij,bkj->bik", pairs, pairs), 1),
+        "celu": ops.celu(x) + ops.log1p(ops.abs(x)),
+        "chosen": ops.cast(ops.where(pairs > 0, pairs > 1, pairs < -1), "float32"),
+        "backwards": ops.cast(ops.flip(pairs > 0, axis=1), "float32"),
+        "causal": layers.MultiHeadAttention(2, 3)(free, free, use_causal_mask=True),
+        "projected": layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")(free),
+    }
+    return keras.Model([x, tokens, pairs, free], outputs)
+
+
 MODELS = {
     build.__name__: build
     for build in (
@@ -120,6 +160,8 @@ MODELS = {
         attention,
         equal_outputs,
         free_height_and_width,
+        lowered_images,
+        lowered_rows,
     )
 }
 

@@ -8,9 +8,10 @@ from edgekit.errors import SourceError
 
 @pytest.fixture(scope="module")
 def trace():
-    from edgekit.toolchain.canonical import trace
+    from edgekit.toolchain import canonical
+    from edgekit.toolchain.model import of_keras
 
-    return trace
+    return lambda model, batch: canonical.trace(of_keras(model), batch)
 
 
 def names(specs):

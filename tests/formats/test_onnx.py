@@ -13,6 +13,7 @@ from keras import layers
 
 from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import trace
+from edgekit.toolchain.model import of_keras
 from edgekit.toolchain.onnx import convert
 from edgekit.toolchain.onnx_int8 import quantize
 from tests.formats.onnx_models import (
@@ -71,7 +72,7 @@ def test_output_named_like_an_input_gets_another_native_name(converted):
 
 def test_fixed_batch_is_a_fixed_dimension(tmp_path):
     path = tmp_path / "one.onnx"
-    signature = convert(trace(build_model("mlp"), 1), path)
+    signature = convert(trace(of_keras(build_model("mlp")), 1), path)
     assert described(onnx.load(path).graph.input)[0][2] == [1, 64]
     assert signature.inputs[0].shape == (1, 64)
 
@@ -79,7 +80,7 @@ def test_fixed_batch_is_a_fixed_dimension(tmp_path):
 @pytest.mark.parametrize("opset", [13, 18])
 def test_opset_is_the_one_asked_for(converted, tmp_path, opset):
     model, _, _ = converted("cnn")
-    signature = convert(trace(model, None), tmp_path / "a.onnx", opset=opset)
+    signature = convert(trace(of_keras(model), None), tmp_path / "a.onnx", opset=opset)
     quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 4))
     feed = rows_for(signature, 3)
     for name, cosine in (("a.onnx", 0.99999), ("b.onnx", 0.98)):
@@ -93,7 +94,7 @@ def test_opset_is_the_one_asked_for(converted, tmp_path, opset):
 @pytest.mark.parametrize("opset", [12, 19])
 def test_unknown_opset_is_refused(converted, tmp_path, opset):
     with pytest.raises(ConversionError, match=f"opset {opset}") as raised:
-        convert(trace(converted("mlp")[0], None), tmp_path / "a.onnx", opset=opset)
+        convert(trace(of_keras(converted("mlp")[0]), None), tmp_path / "a.onnx", opset=opset)
     assert "13 to 18" in raised.value.hint
 
 
@@ -122,7 +123,7 @@ def test_file_holds_nothing_of_the_process_that_made_it(converted):
 @pytest.mark.parametrize("name", ["cnn", "lstm", "gru", "attention"])
 def test_same_model_twice_gives_same_bytes(converted, tmp_path, name):
     model, path, _ = converted(name)
-    convert(trace(model, None), tmp_path / "again.onnx")
+    convert(trace(of_keras(model), None), tmp_path / "again.onnx")
     assert digest(tmp_path / "again.onnx") == digest(path)
 
 
@@ -130,12 +131,13 @@ IN_ANOTHER_PROCESS = """
 import sys, keras, numpy as np
 from pathlib import Path
 from edgekit.toolchain.canonical import trace
+from edgekit.toolchain.model import of_keras
 from edgekit.toolchain.onnx import convert
 from edgekit.toolchain.onnx_int8 import quantize
 keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])  # moves Keras' name counters
 for file in map(Path, sys.argv[1:]):
     fp32 = file.with_suffix(".other.onnx")
-    signature = convert(trace(keras.models.load_model(file), None), fp32)
+    signature = convert(trace(of_keras(keras.models.load_model(file)), None), fp32)
     rows = np.load(file.with_suffix(".npy"))
     quantize(fp32, file.with_suffix(".other8.onnx"), signature, {signature.inputs[0].name: rows})
 """
@@ -149,7 +151,7 @@ def test_another_process_with_another_hash_seed_gives_same_bytes(tmp_path):
         file = tmp_path / f"{name}.keras"
         build_model(name).save(file)
         fp32 = file.with_suffix(".onnx")
-        signature = convert(trace(keras.models.load_model(file), None), fp32)
+        signature = convert(trace(of_keras(keras.models.load_model(file)), None), fp32)
         rows = rows_for(signature, 8)
         np.save(file.with_suffix(".npy"), rows[signature.inputs[0].name])
         quantize(fp32, file.with_suffix(".8.onnx"), signature, rows)
@@ -168,16 +170,16 @@ def test_another_process_with_another_hash_seed_gives_same_bytes(tmp_path):
 
 
 def test_unsupported_operation_is_named(tmp_path):
-    x = keras.Input((3,), name="x")
-    model = keras.Model(x, layers.Discretization([0.0, 1.0], name="bins")(x))
-    with pytest.raises(ConversionError, match=r"Bucketize.*bins") as raised:
-        convert(trace(model, None), tmp_path / "x.onnx")
+    x = keras.Input((3,), name="x", dtype="int64")
+    model = keras.Model(x, layers.Hashing(4, name="bins")(x))
+    with pytest.raises(ConversionError, match=r"StringToHash.*bins") as raised:
+        convert(trace(of_keras(model), None), tmp_path / "x.onnx")
     assert "tflite" in raised.value.hint
     assert not (tmp_path / "x.onnx").exists()
 
 
 def test_more_than_two_gib_is_refused_before_anything_is_frozen(tmp_path):
-    model = trace(build_model("mlp"), None)
+    model = trace(of_keras(build_model("mlp")), None)
     holder = tf.Module()
     holder.variables_ = [tf.TensorSpec([30_000, 20_000], tf.float32)]  # stands for 2.2 GiB
     with pytest.raises(ConversionError, match=r"2\.2 GiB"):
@@ -185,7 +187,7 @@ def test_more_than_two_gib_is_refused_before_anything_is_frozen(tmp_path):
 
 
 def test_conversion_prints_nothing(tmp_path, capfd):
-    model = trace(build_model("exact_gelu"), None)
+    model = trace(of_keras(build_model("exact_gelu")), None)
     capfd.readouterr()
     convert(model, tmp_path / "x.onnx")
     assert "tf2onnx" not in "".join(capfd.readouterr())

@@ -7,6 +7,7 @@ from keras import layers
 from edgekit.errors import ConversionError
 from edgekit.formats import describe
 from edgekit.toolchain.canonical import trace
+from edgekit.toolchain.model import of_keras
 from edgekit.toolchain.onnx import convert
 from edgekit.toolchain.onnx_int8 import quantize
 from tests.formats.onnx_models import build_model, described, digest, reference, rows_for, run
@@ -74,7 +75,7 @@ def test_every_calibration_row_counts(converted, tmp_path):
 
 def test_fixed_batch_can_be_calibrated(tmp_path):
     model = build_model("mlp")
-    signature = convert(trace(model, 4), tmp_path / "a.onnx")
+    signature = convert(trace(of_keras(model), 4), tmp_path / "a.onnx")
     quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 6))
     feed = rows_for(signature, 4, seed=6)
     got = run(tmp_path / "b.onnx", signature, feed)["classes"]
@@ -84,7 +85,7 @@ def test_fixed_batch_can_be_calibrated(tmp_path):
 def test_nothing_to_quantize_is_an_error(tmp_path):
     x = keras.Input((4, 4, 2), name="x")
     model = keras.Model(x, layers.MaxPooling2D()(x))
-    signature = convert(trace(model, None), tmp_path / "a.onnx")
+    signature = convert(trace(of_keras(model), None), tmp_path / "a.onnx")
     with pytest.raises(ConversionError, match="no convolution, dense layer or embedding"):
         quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 3))
 

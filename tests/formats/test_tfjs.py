@@ -21,7 +21,9 @@ from edgekit.errors import ConversionError, MissingDependency
 from edgekit.targets import node
 from edgekit.toolchain import tfjs
 from edgekit.toolchain.canonical import trace
+from edgekit.toolchain.model import of_keras
 from edgekit.types import Signature
+from tests.formats.onnx_models import build_model, reference, rows_for
 
 FP32 = 1e-5
 """Largest difference from Keras, as a share of the largest output."""
@@ -51,7 +53,9 @@ class Agent:
         batch: int | None = None,
         **options: Any,
     ) -> Signature:
-        self.signature = tfjs.convert(trace(model, batch), precision, self.model, **options)
+        self.signature = tfjs.convert(
+            trace(of_keras(model), batch), precision, self.model, **options
+        )
         return self.signature
 
     def ask(self, feed: dict[str, np.ndarray], **job: Any) -> tuple[int, dict[str, Any]]:
@@ -266,7 +270,7 @@ def test_the_same_model_gives_the_same_bytes(
 ) -> None:
     model = build()
     for folder in ("first", "second"):
-        tfjs.convert(trace(model, None), "fp32", tmp_path / folder)
+        tfjs.convert(trace(of_keras(model), None), "fp32", tmp_path / folder)
     first, second = (
         {f.name: f.read_bytes() for f in (tmp_path / name).iterdir()}
         for name in ("first", "second")
@@ -282,14 +286,36 @@ def test_a_fixed_batch_is_padded_and_cut(agent: Agent) -> None:
     assert furthest(outputs["y"], model(rows(model, 10)["x"])) <= FP32
 
 
+@pytest.mark.parametrize("name", ["attention", "lowered_images", "lowered_rows"])
+def test_what_wasm_lacks_or_gets_wrong_is_made_of_other_operations(name: str, agent: Agent) -> None:
+    model = build_model(name)
+    signature = agent.convert(model)
+    feed = rows_for(signature, 4)
+    outputs, result = agent.run(feed)
+    expected = reference(model, feed)
+    assert outputs.keys() == expected.keys()
+    assert {
+        k: furthest(outputs[k], v) for k, v in expected.items() if furthest(outputs[k], v) > FP32
+    } == {}
+    assert result.runtime.backend == "wasm"
+
+
 def test_an_operation_wasm_lacks_runs_on_cpu_and_says_so(agent: Agent) -> None:
-    tokens = keras.Input((6, 8), name="tokens")
-    model = keras.Model(tokens, layers.MultiHeadAttention(2, 4, name="y")(tokens, tokens))
+    wave = keras.Input((16,), name="wave")
+    model = keras.Model(wave, keras.ops.rfft(wave)[0])
     agent.convert(model)
     outputs, result = agent.run(rows(model))
     (y,) = outputs.values()
-    assert furthest(y, model(rows(model)["tokens"])) <= FP32
+    assert furthest(y, model(rows(model)["wave"])) <= FP32
     assert result.runtime.backend == "cpu"
+
+
+def test_a_table_to_look_up_in_is_refused(tmp_path: Path) -> None:
+    x = keras.Input((3,), name="x", dtype="int64")
+    model = keras.Model(x, layers.IntegerLookup(vocabulary=[2, 4], name="known")(x))
+    with pytest.raises(ConversionError, match=r"no table for LookupTableFindV2 \(in .*known"):
+        tfjs.convert(trace(of_keras(model), None), "fp32", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @keras.saving.register_keras_serializable("edgekit-tests")
@@ -301,14 +327,14 @@ class Digamma(layers.Layer):
 def test_an_unknown_operation_is_refused(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2), Digamma(name="odd_layer")])
     with pytest.raises(ConversionError, match=r"Digamma \(in .*odd_layer.*\)") as caught:
-        tfjs.convert(trace(model, None), "fp32", tmp_path)
+        tfjs.convert(trace(of_keras(model), None), "fp32", tmp_path)
     assert "onnx" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="int4"):
-        tfjs.convert(trace(mlp(), None), "int4", tmp_path)
+        tfjs.convert(trace(of_keras(mlp()), None), "int4", tmp_path)
 
 
 def test_timing(agent: Agent) -> None:

@@ -1,0 +1,89 @@
+"""What may be asked of `edgekit export`: refused before TensorFlow starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from edgekit.errors import ConversionError, SourceError
+from edgekit.types import FORMATS, PRECISIONS
+from edgekit.workspace import Workspace
+
+SUPPORTED = {
+    "tflite": ("fp32", "fp16", "dynamic", "int8"),
+    "onnx": ("fp32", "int8"),
+    "tfjs": ("fp32", "fp16", "int8"),
+}
+"""dynamic has int8 weights and computes in float. int8 in TF.js means weights stored in 8 bits:
+smaller to download, computed in float."""
+
+
+def plan(to: str | Sequence[str], precision: str | Sequence[str]) -> list[tuple[str, str]]:
+    """(format, precision) of each file that is asked for, in the order to make them.
+
+    Raises:
+        ConversionError: one of them is unknown, or does not go with the other.
+    """
+    to, precision = _several(to), _several(precision)
+    _check_names("format", to, FORMATS)
+    _check_names("precision", precision, PRECISIONS)
+    plan = []
+    # Files that take longest to prove come first: proofs go on while the next is converted.
+    for form in (f for f in reversed(FORMATS) if f in to):
+        for kind in (p for p in PRECISIONS if p in precision):
+            if kind not in SUPPORTED[form]:
+                raise ConversionError(
+                    f"{form} cannot be {kind}", hint=f"{form}: {', '.join(SUPPORTED[form])}"
+                )
+            plan.append((form, kind))
+    return plan
+
+
+def _several(names: str | Sequence[str]) -> Sequence[str]:
+    """`to="onnx"` is one format, not four letters."""
+    return (names,) if isinstance(names, str) else names
+
+
+def check_workspace(
+    workspace: Workspace, output: str | os.PathLike[str] | None, loading: list[str]
+) -> None:
+    """Refuse what is settled once a workspace is there: its folder, how its model is loaded."""
+    if output is not None and Path(output).resolve() != workspace.path.resolve():
+        raise SourceError(
+            f"{workspace.path} is a workspace: its artifacts go into it", hint="leave out -o"
+        )
+    if loading:
+        option = loading[0].removesuffix("_layer").replace("_", "-")
+        raise SourceError(
+            f"{workspace.path} is a workspace: how its model is loaded was said when it was made",
+            hint=f"leave out --{option}, or export {workspace.model} into a new workspace",
+        )
+
+
+def check_samples(
+    samples: str | os.PathLike[str] | None,
+    workspace: Workspace | None,
+    wanted: list[tuple[str, str]],
+) -> None:
+    """Refuse samples that are not there, and int8 without any."""
+    if samples is not None and not Path(samples).is_file():
+        raise SourceError(f"there is no file {samples}")
+    needs_rows = any(kind == "int8" and form != "tfjs" for form, kind in wanted)
+    has_rows = workspace is not None and (
+        workspace.has_data("calibration") or workspace.manifest.recipe is not None
+    )
+    if needs_rows and samples is None and not has_rows:
+        raise SourceError(
+            "int8 needs samples to calibrate with, and there are none",
+            hint="give --samples FILE.npz with a few hundred typical rows",
+        )
+
+
+def _check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    given = list(given)
+    if not given:
+        raise ConversionError(f"no {what} was asked for", hint=f"known: {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise ConversionError(f"unknown {what} {name!r}", hint=f"known: {', '.join(known)}")
