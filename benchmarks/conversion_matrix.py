@@ -108,27 +108,46 @@ def measure(kind: str, made: dict[str, str], zoo: Path) -> _results.Record:
     """Export one model to all cells."""
     if "lacking" in made:
         return {"lacking": made["lacking"]}
-    workspace = zoo / f"{kind}.workspace"
-    shutil.rmtree(workspace, ignore_errors=True)
-    loading: dict[str, Any] = {"source": zoo / made["file"], "output": workspace}
-    if "module" in made:
-        loading["custom_objects"] = zoo / made["module"]
     start = time.perf_counter()
-    cells: dict[str, Cell] = {}
+    workspace, once_more = zoo / f"{kind}.workspace", zoo / f"{kind}.again"
     with _time_limit():
-        _export(cells, samples=zoo / f"{kind}.npz", precision=("fp32", "int8"),
-                to=("tflite", "onnx"), **loading)  # fmt: skip
-        # int8 in TF.js is a storage format of weights, and no column here.
-        again = {"source": workspace} if (workspace / "manifest.json").exists() else loading
-        _export(cells, samples=zoo / f"{kind}.npz", precision="fp32", to="tfjs", **again)
+        cells = _export_all(kind, made, zoo, workspace)
+        again = _export_all(kind, made, zoo, once_more)
     _check_files(cells, workspace)
+    _check_bytes(cells, again)
     _check_reference(cells, workspace, zoo / f"{kind}.outputs.npz", kind)
     for cell in cells.values():
         if "reason" in cell:
             cell["reason"] = cell["reason"].replace(str(zoo / made["file"]), "the model's file")
-    shutil.rmtree(workspace, ignore_errors=True)
+    for folder in (workspace, once_more):
+        shutil.rmtree(folder, ignore_errors=True)
     seconds = round(time.perf_counter() - start, 1)
     return {"file": made["file"], "seconds": seconds, "cells": {c: cells[c] for c in CELLS}}
+
+
+def _export_all(kind: str, made: dict[str, str], zoo: Path, workspace: Path) -> dict[str, Cell]:
+    """What became of each file of one model, in a new workspace."""
+    shutil.rmtree(workspace, ignore_errors=True)
+    loading: dict[str, Any] = {"source": zoo / made["file"], "output": workspace}
+    if "module" in made:
+        loading["custom_objects"] = zoo / made["module"]
+    cells: dict[str, Cell] = {}
+    _export(cells, samples=zoo / f"{kind}.npz", precision=("fp32", "int8"),
+            to=("tflite", "onnx"), **loading)  # fmt: skip
+    # int8 in TF.js is a storage format of weights, and no column here.
+    source = {"source": workspace} if (workspace / "manifest.json").exists() else loading
+    _export(cells, samples=zoo / f"{kind}.npz", precision="fp32", to="tfjs", **source)
+    return cells
+
+
+def _check_bytes(cells: dict[str, Cell], again: dict[str, Cell]) -> None:
+    """The same model gives the same bytes, or the same refusal."""
+    for id, cell in cells.items():
+        other = again[id]
+        if (cell["state"], cell.get("sha256")) != (other["state"], other.get("sha256")):
+            cells[id] = _cell(
+                "wrong", f"another export of the same model: {other['state']}, other bytes"
+            )
 
 
 def _export(cells: dict[str, Cell], *, to: Any, precision: Any, **options: Any) -> None:
@@ -153,11 +172,13 @@ def _export(cells: dict[str, Cell], *, to: Any, precision: Any, **options: Any) 
 def _verified(proof: Any) -> Cell:
     """The figure that edgekit found, held against this page's own bound."""
     if proof.artifact.startswith("int8"):
-        return {"state": "verified", "figure": min(o.sqnr_db for o in proof.outputs)}
+        decibels = min(output.sqnr_db for output in proof.outputs)
+        return {"state": "verified", "figure": decibels, "sha256": proof.sha256}
     worst = max(output.max_rel for output in proof.outputs)
     if not proof.passed or worst > MAX_REL:
         return _cell("wrong", f"published although it is off by {worst:.1e} of the scale")
-    return {"state": "verified", "figure": worst, "runtime": proof.runtime.backend}
+    runtime = proof.runtime.backend
+    return {"state": "verified", "figure": worst, "runtime": runtime, "sha256": proof.sha256}
 
 
 def _failed(message: str, hint: str | None) -> Cell:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
-from edgekit.errors import SourceError
+from edgekit.toolchain import subclassed
 from edgekit.types import TensorSpec
 
 Tensors = dict[str, Any]
@@ -47,22 +46,21 @@ def of_keras(model: Any, input_names: Sequence[str] | None = None) -> Model:
     """
     inputs = _symbolic_inputs(model)
     if inputs is None:
-        specs, feed = _inputs_of_calls(model)
+        taken = subclassed.taken(model)
+        specs = [_spec(*described) for described in taken.inputs]
+        arguments = taken.arguments
     else:
         names, tensors = inputs
         names = list(input_names or names)
         specs = [_spec(n, t.shape, t.dtype) for n, t in zip(names, tensors, strict=True)]
         structure = _structure(model, "inputs")
-        order = [spec.name for spec in specs]
 
-        def feed(given: Mapping[str, Any]) -> Any:
-            return _pack(structure, [given[name] for name in order])
+        def arguments(flat: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+            return [_pack(structure, flat)], {}
 
     def call(given: Mapping[str, Any]) -> Tensors:
-        packed = feed(given)
-        if isinstance(packed, _Keywords):
-            return _name_outputs(model, model(**packed, training=False))
-        return _name_outputs(model, model(packed, training=False))
+        values, keywords = arguments([given[spec.name] for spec in specs])
+        return _name_outputs(model, model(*values, **keywords, training=False))
 
     return Model(
         name=model.name,
@@ -90,10 +88,6 @@ def unique(names: Sequence[str]) -> list[str]:
         seen[name] = count + 1
         numbered.append(name if count == 0 else f"{name}_{count}")
     return numbered
-
-
-class _Keywords(dict[str, Any]):
-    """Inputs that a subclassed model takes as separate arguments."""
 
 
 def _variables(model: Any) -> Iterator[tf.Variable]:
@@ -138,81 +132,6 @@ def _pack(structure: Any, flat: list[Any]) -> Any:
     if isinstance(structure, (list, tuple)):
         return tf.nest.pack_sequence_as(tf.nest.map_structure(lambda _: 0, structure), flat)
     return flat[0]
-
-
-def _inputs_of_calls(model: Any) -> tuple[list[TensorSpec], Callable[[Mapping[str, Any]], Any]]:
-    """What a subclassed model was called with when it was built; any number of rows.
-
-    Keras 3 keeps shapes only: such inputs are taken as float32.
-    """
-    saved = _saved_spec(model)
-    shapes = getattr(model, "_build_shapes_dict", None) or {}
-    if saved is None and not shapes and getattr(model, "_build_input_shape", None):  # tf_keras
-        shapes = {"input_shape": model._build_input_shape}
-    if saved is None and not shapes:
-        raise SourceError(
-            f"the model {model.name!r} has no defined inputs: it was saved before it was built",
-            hint="call it once on a batch of data, then save it again",
-        )
-    if saved is not None:
-        given: Any = saved
-    elif len(shapes) == 1:
-        given = next(iter(shapes.values()))
-        _check_arguments(model)
-        if not isinstance(given, dict) and not _is_shapes(given):
-            given = {_first_argument(model): given}
-            single = next(iter(given))
-            return [_free(single, given[single])], lambda feed: feed[single]
-    else:  # one entry per argument of call(): "<argument>_shape"
-        named = {key.removesuffix("_shape"): shape for key, shape in shapes.items()}
-        return [_free(n, s) for n, s in named.items()], lambda feed: _Keywords(feed)
-    if isinstance(given, dict):
-        order = sorted(given)
-        return [_free(n, given[n]) for n in order], lambda feed: {n: feed[n] for n in order}
-    if isinstance(given, (list, tuple)):
-        names = unique([getattr(s, "name", None) or f"input_{i}" for i, s in enumerate(given)])
-        specs = [_free(n, s) for n, s in zip(names, given, strict=True)]
-        return specs, lambda feed: [feed[n] for n in names]
-    name = given.name or _first_argument(model)
-    return [_free(name, given)], lambda feed: feed[name]
-
-
-def _saved_spec(model: Any) -> Any:
-    """tf_keras keeps the TensorSpecs of the first call."""
-    try:
-        (first, *_), _ = model.save_spec()
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return first
-
-
-def _is_shapes(value: Any) -> bool:
-    """Whether it is a list of shapes rather than one shape."""
-    return isinstance(value, (list, tuple)) and any(isinstance(v, (list, tuple)) for v in value)
-
-
-def _free(name: str, shape: Any) -> TensorSpec:
-    dtype = getattr(shape, "dtype", "float32")
-    dims = getattr(shape, "shape", shape)
-    return _spec(name, (None, *list(dims)[1:]), dtype)
-
-
-def _check_arguments(model: Any) -> None:
-    """Keras keeps the shape of one argument where build() takes one."""
-    parameters = inspect.signature(model.call).parameters.values()
-    needed = [
-        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-    if len(needed) > 1:
-        raise SourceError(
-            f"the model {model.name!r} takes {', '.join(needed)}, and its file tells the shape of "
-            f"{needed[0]} alone",
-            hint="let call() take one dict of inputs, or define build() with a shape for each",
-        )
-
-
-def _first_argument(model: Any) -> str:
-    return next(iter(inspect.signature(model.call).parameters))
 
 
 def _name_outputs(model: Any, outputs: Any) -> Tensors:

@@ -191,9 +191,10 @@ class Session:
     def _load(self, source: Mapping[str, Any]) -> Loaded:
         wanted = decode(Source, source)
         if self._loaded is None or wanted != self._source:
-            self._loaded, self._source = load(wanted), wanted
+            self._loaded = None  # two large models need not be here at a time
             self._traces.clear()
             self._onnx.clear()
+            self._loaded, self._source = load(wanted), wanted
         return self._loaded
 
     def _trace(self, batch: int | None, unroll: bool = False) -> Canonical:
