@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
@@ -23,6 +24,8 @@ from edgekit.workspace import SourceInfo, Workspace
 
 ENOUGH_ROWS = 64
 SEED = 0
+LOADING_S = 300
+"""A model that takes longer to load has a configuration that leads Keras in circles."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,14 @@ class Evidence:
         return None if self.recipe is None else self.recipe.task == "classification"
 
 
-def make_workspace(folder: Path, source: Source, toolchain: Toolchain) -> Workspace:
-    """The workspace `folder` of the model `source`, new or as it is there.
+def describe_source(source: Source, toolchain: Toolchain) -> tuple[SourceInfo, Any]:
+    """What a workspace records of a model, and, as JSON, the preprocessing that is split off.
 
     Raises:
         SourceError: the model cannot be loaded.
-        WorkspaceError: the folder holds something else.
     """
     path = Path(source.path)
-    found = toolchain.call("load", source=encode(source))
+    found = toolchain.call("load", source=encode(source), timeout=LOADING_S)
 
     def code(role: str, given: Code | None) -> Code | None:
         return None if given is None else Code(given.name, found["code"].get(role))
@@ -70,7 +72,7 @@ def make_workspace(folder: Path, source: Source, toolchain: Toolchain) -> Worksp
         raw_signature=None if raw is None else decode(Signature, raw),
         notes=tuple(found["notes"]),
     )
-    return Workspace.create(folder, path, info, found["preprocessing"])
+    return info, found["preprocessing"]
 
 
 def _suffix(path: Path) -> str:

@@ -57,8 +57,9 @@ def find(name: str, error: type[EdgekitError]) -> Path:
 def load(name: str, sha256: str | None, error: type[EdgekitError]) -> tuple[ModuleType, str]:
     """Import the module `name` (see `find`); its content's SHA-256 comes with it.
 
-    With `sha256`, a file of another content is refused before any of it runs. Its own imports find
-    what lies beside it.
+    With `sha256`, a file of another content is refused before any of it runs (the packages around
+    it, which Python imports to find it, have run by then). Its own imports find what lies beside
+    it.
     """
     path = find(name, error)
     source = path.read_bytes()

@@ -54,6 +54,28 @@ class Forgetful(TwoArguments):
     build = keras.Model.build
 
 
+class Sample(keras.layers.Layer):
+    """As in a variational autoencoder."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seed = keras.random.SeedGenerator(1)
+
+    def call(self, mean):
+        return mean + keras.random.normal(keras.ops.shape(mean), seed=self.seed)
+
+
+class Long(keras.Model):
+    """A subclassed model does not tell how long the sequences inside are."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.read = keras.layers.LSTM(3)
+
+    def call(self, x):
+        return self.read(x)
+
+
 def build():
     """With a Lambda, which no file may bring, but the user's own code may."""
     x = keras.Input((6,), name="x")
@@ -64,6 +86,10 @@ def build():
 
 def build_another():
     return keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+
+
+def build_unnamed():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
 
 
 def gives_none():

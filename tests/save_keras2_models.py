@@ -53,6 +53,12 @@ def text() -> keras.Model:
     return keras.Model(words, layers.Dense(2, name="mood")(y), name="text")
 
 
+def shared() -> keras.Model:
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    encode = layers.Dense(3, name="encode")
+    return keras.Model([left, right], layers.Subtract()([encode(left), encode(right)]))
+
+
 class Subclassed(keras.Model):
     def __init__(self, **options):
         super().__init__(**options)
@@ -74,6 +80,7 @@ if __name__ == "__main__":
     model.save(folder / "cnn_saved_model")
     lstm().save(folder / "lstm.h5")
     dicts().save(folder / "dicts.h5")
+    shared().save(folder / "shared_saved_model")
     with_lambda().save(folder / "with_lambda.h5")
     with_lambda().save(folder / "with_lambda_saved_model")
     text().save(folder / "text.keras")

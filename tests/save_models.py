@@ -154,6 +154,30 @@ def save_with_code(folder: Path) -> None:
     model.save(folder / "forgetful.keras")
 
 
+def save_odd(folder: Path) -> None:
+    """What no format can hold, or nobody can compare."""
+    import my_layers
+
+    x = keras.Input((4,), name="x")
+    z = my_layers.Sample(name="z")(layers.Dense(2)(x))
+    keras.Model(x, z).save(folder / "random.keras")
+    back = layers.StringLookup(vocabulary=["a", "b"], invert=True, name="word")
+    index = keras.ops.argmax(layers.Dense(3)(x), axis=-1)
+    keras.Model(x, back(index)).save(folder / "text_out.keras")
+    columns = keras.ops.mean(layers.Dense(3)(x), axis=0)
+    keras.Model(x, columns).save(folder / "no_rows.keras")
+    x64 = keras.Input((4,), dtype="float64", name="x")
+    keras.Model(x64, layers.Dense(2, dtype="float64")(x64)).save(folder / "float64.keras")
+    model = my_layers.Long(name="long")
+    model(np.zeros((1, 300, 2), "float32"))
+    model.save(folder / "long.keras")
+    my_layers.build_unnamed().save_weights(folder / "unnamed.weights.h5")
+    a, b, c = (keras.Input((3,), name=name) for name in "abc")
+    inputs = {"pair": [a, b], "single": c}
+    outputs = {"two": [layers.Dense(2)(a), layers.Dense(2)(b)], "sum": layers.Add()([a, b, c])}
+    keras.Model(inputs, outputs).save(folder / "nested.keras")
+
+
 def save_functions(folder: Path) -> None:
     """SavedModels: of a plain tf.Module, of text, without a signature, and Keras 3's export."""
     import tensorflow as tf
@@ -190,4 +214,5 @@ if __name__ == "__main__":
     for build in MODELS:
         build().save(folder / f"{build.__name__}.keras")
     save_with_code(folder)
+    save_odd(folder)
     save_functions(folder)

@@ -72,7 +72,16 @@ def _specs(names: list[str], tensors: list[Any], batch: int | None) -> tuple[Ten
     specs = []
     for name, t in zip(names, tensors, strict=True):
         if t.shape.rank in (None, 0):
-            raise SourceError(f"{name!r} has no batch dimension: shape {t.shape}")
+            raise SourceError(
+                f"{name!r} has no batch dimension: its shape is {t.shape}",
+                hint="files are compared row by row: export the part whose outputs have one row "
+                "for each of the inputs, with --until LAYER",
+            )
+        if t.dtype.name in ("string", "resource", "variant") or t.dtype.is_complex:
+            raise SourceError(
+                f"{name!r} is of type {t.dtype.name}, which no format has",
+                hint="export the part of the model that works with numbers: --from, --until LAYER",
+            )
         shape = (batch, *t.shape.as_list()[1:])
         specs.append(TensorSpec(name=name, native=t.name, shape=shape, dtype=t.dtype.name))
     return tuple(specs)

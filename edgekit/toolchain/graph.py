@@ -105,10 +105,14 @@ def _optimize(graph: FrozenGraph, keep: list[str], passes: list[str]) -> FrozenG
 
 
 def _allow_inlining(graph_def: Any) -> None:
-    """Keras compiles some layers (grouped convolutions) with XLA; grappler inlines no such call."""
+    """Take off what keeps grappler from inlining a call.
+
+    Keras compiles some layers (grouped convolutions) with XLA; a SavedModel's shared layers ask to
+    be placed beside variables that are gone.
+    """
     holders = [*graph_def.node, *graph_def.library.function]
     for function in graph_def.library.function:
         holders.extend(function.node_def)
     for holder in holders:
-        for mark in ("_XlaMustCompile", "_noinline"):
+        for mark in ("_XlaMustCompile", "_noinline", "_class"):
             holder.attr.pop(mark, None)

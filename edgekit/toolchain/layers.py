@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from edgekit.errors import ConversionError, SourceError
@@ -18,11 +19,21 @@ def use_float32(layers: Iterable[Any]) -> list[str]:
 
     Returns:
         The names of the policies that were replaced.
+
+    Raises:
+        SourceError: a layer has weights of another type.
     """
     replaced = []
     for layer in layers:
         policy: Any = getattr(layer, "dtype_policy", None)
         name = getattr(policy, "name", "") or ""
+        if name in ("float16", "bfloat16", "float64"):
+            raise SourceError(
+                f"the layer {layer.name!r} computes in {name}, with weights of that type, and no "
+                "format does",
+                hint="build the model again in float32 and copy the weights: "
+                "new.set_weights(old.get_weights())",
+            )
         if not name.startswith("mixed_"):
             continue
         replaced.append(name)
@@ -60,43 +71,18 @@ def recurrent(layers: Iterable[Any]) -> list[Any]:
     return [layer for layer in layers if hasattr(layer, "unroll") and hasattr(layer, "cell")]
 
 
-def check_unrollable(layers: Iterable[Any]) -> bool:
-    """Whether there are loops over time, which int8 kernels do not have.
-
-    Raises:
-        ConversionError: they are too long to be unrolled.
-    """
-    layers = list(layers)
-    if not recurrent(layers):
-        return False
-    steps = max((_steps(layer) for layer in layers), default=0)
-    if steps > MOST_STEPS:
-        raise ConversionError(
-            f"int8 needs recurrent layers unrolled, and {steps} steps are too many for that "
-            f"(at most {MOST_STEPS})",
-            hint="export fp32 or fp16, or build the model for shorter sequences",
-        )
-    return True
-
-
-def _steps(layer: Any) -> int:
-    """Length of the sequence that a recurrent layer takes, 0 where that is not known."""
-    if not (hasattr(layer, "unroll") or type(layer).__name__ == "Bidirectional"):
-        return 0
-    try:
-        first = layer.input[0] if isinstance(layer.input, (list, tuple)) else layer.input
-        return first.shape[1] or 0
-    except (AttributeError, ValueError, RuntimeError):  # inside of a wrapper, or shared
-        return 0
-
-
 @contextlib.contextmanager
 def unrolled(layers: Iterable[Any]) -> Iterator[None]:
-    """Within the block, loops over time are traced step by step: a graph without loops."""
+    """Within the block, loops over time are traced step by step: a graph without loops.
+
+    Raises:
+        ConversionError: the sequences are too long for that, or of unknown length.
+    """
     loops = recurrent(layers)
     before = [layer.unroll for layer in loops]
     for layer in loops:
         layer.unroll = True
+        object.__setattr__(layer, "call", _limited(layer.call))
     try:
         yield
     except ValueError as e:
@@ -110,3 +96,22 @@ def unrolled(layers: Iterable[Any]) -> Iterator[None]:
     finally:
         for layer, value in zip(loops, before, strict=True):
             layer.unroll = value
+            object.__delattr__(layer, "call")
+
+
+def _limited(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call` of a recurrent layer, for sequences that can be unrolled."""
+
+    @functools.wraps(call)
+    def checked(sequences: Any, *args: Any, **kwargs: Any) -> Any:
+        first = sequences[0] if isinstance(sequences, (list, tuple)) else sequences
+        steps = first.shape[1]
+        if steps is not None and steps > MOST_STEPS:
+            raise ConversionError(
+                f"int8 needs recurrent layers unrolled, and {steps} steps are too many for that "
+                f"(at most {MOST_STEPS})",
+                hint="export fp32 or fp16, or build the model for shorter sequences",
+            )
+        return call(sequences, *args, **kwargs)
+
+    return checked

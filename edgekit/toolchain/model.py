@@ -56,7 +56,7 @@ def of_keras(model: Any, input_names: Sequence[str] | None = None) -> Model:
         structure = _structure(model, "inputs")
 
         def arguments(flat: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-            return [_pack(structure, flat)], {}
+            return [_pack(structure, iter(flat))], {}
 
     def call(given: Mapping[str, Any]) -> Tensors:
         values, keywords = arguments([given[spec.name] for spec in specs])
@@ -112,9 +112,9 @@ def _symbolic_inputs(model: Any) -> tuple[list[str], list[Any]] | None:
     if not tensors:
         return None
     structure = _structure(model, "inputs")
-    if isinstance(structure, dict):
-        # Keras flattens a dict in sorted key order; its keys are what the user feeds.
-        return sorted(structure), [structure[k] for k in sorted(structure)]
+    if isinstance(structure, Mapping):
+        # What the user feeds are the keys, which Keras sorts.
+        return tuple(map(list, zip(*_flat_dict(structure), strict=True)))  # type: ignore[return-value]
     return unique([t.name for t in tensors]), tensors
 
 
@@ -126,21 +126,39 @@ def _structure(model: Any, side: str) -> Any:
     return getattr(functional, f"_nested_{side}")  # tf_keras
 
 
-def _pack(structure: Any, flat: list[Any]) -> Any:
-    if isinstance(structure, dict):
-        return dict(zip(sorted(structure), flat, strict=True))
+def _pack(structure: Any, flat: Iterator[Any]) -> Any:
+    """`structure` with the next items of `flat` for its tensors; dicts in the order of keys."""
+    if isinstance(structure, Mapping):
+        return {key: _pack(structure[key], flat) for key in sorted(structure)}
     if isinstance(structure, (list, tuple)):
-        return tf.nest.pack_sequence_as(tf.nest.map_structure(lambda _: 0, structure), flat)
-    return flat[0]
+        items = [_pack(item, flat) for item in structure]
+        return tuple(items) if isinstance(structure, tuple) else items
+    return next(flat)
 
 
 def _name_outputs(model: Any, outputs: Any) -> Tensors:
-    """Outputs by Keras name, in the model's order."""
+    """Outputs by Keras name, in the model's order; those inside of others are numbered."""
     if isinstance(outputs, Mapping):
-        return {str(k): outputs[k] for k in sorted(outputs)}
-    flat = tf.nest.flatten(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        return dict(_flat_dict(outputs))
     functional = getattr(model, "_functional", None) or model
     names = list(getattr(functional, "output_names", None) or [])
+    flat = tf.nest.flatten(outputs)
     if len(names) != len(flat):
         names = [f"output_{i}" for i in range(len(flat))]
     return dict(zip(unique(names), flat, strict=True))
+
+
+def _flat_dict(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in sorted(values):
+        yield from _flat(str(key), values[key])
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            yield from _flat(f"{name}_{key}", value[key])
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _flat(f"{name}_{i}", item)
+    else:
+        yield name, value

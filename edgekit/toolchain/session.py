@@ -18,7 +18,7 @@ from edgekit.agent.protocol import Job, JobResult, Signature, decode, encode
 from edgekit.agent.rows import pad, time_first_row
 from edgekit.errors import SourceError
 from edgekit.recipe import Split, load_recipe
-from edgekit.toolchain import layers, onnx, synthetic, tfjs, tflite
+from edgekit.toolchain import layers, onnx, reference, synthetic, tfjs, tflite
 from edgekit.toolchain.canonical import Canonical, trace
 from edgekit.toolchain.keras_runner import KerasRunner
 from edgekit.toolchain.source import Loaded, load
@@ -30,6 +30,9 @@ _TOOLS = {
     "tfjs": ("tensorflow", "keras"),
 }
 
+
+SOME_ROWS = 4
+"""Rows that are run twice more, to see whether the model gives the same again."""
 
 REFERENCE_ELEMENTS = 600_000
 """Input elements per eager call, as 4 images of 224²: more of them take gigabytes (measured)."""
@@ -123,18 +126,17 @@ class Session:
         rows = len(next(iter(feed.values())))
         elements = sum(v[0].size for v in feed.values())
         step = batch or min(256, max(1, REFERENCE_ELEMENTS // elements))
-        parts = []
-        for start in range(0, rows, step):
-            chunk = {n: v[start : start + step] for n, v in feed.items()}
+
+        def call(start: int, count: int) -> dict[str, np.ndarray]:
+            chunk = {n: v[start : start + count] for n, v in feed.items()}
             results = model.call({n: tf.constant(pad(v, batch)) for n, v in chunk.items()})
-            parts.append({n: np.asarray(v)[: rows - start] for n, v in results.items()})
+            return {n: np.asarray(v)[: rows - start] for n, v in results.items()}
+
+        parts = [call(start, step) for start in range(0, rows, step)]
+        few = batch or min(step, SOME_ROWS)
+        reference.check_repeatable(call(0, few), call(0, few))
         outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-        for name, value in outputs.items():
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise SourceError(
-                    f"the Keras model itself gives NaN or infinity in its output {name!r}",
-                    hint="check the model and the samples; nothing can be compared with that",
-                )
+        reference.check_comparable(outputs, rows)
         return save_arrays(outputs, Path(folder))
 
     def convert(
@@ -154,7 +156,7 @@ class Session:
         """Write one format in one precision to `path`; ONNX in fp32, to be quantized after."""
         keras_layers = self._load(source).model.layers
         int8 = precision == "int8" and form != "tfjs"
-        unroll = int8 and layers.check_unrollable(keras_layers)
+        unroll = int8 and bool(layers.recurrent(keras_layers))
         model = self._trace(batch, unroll)
         samples = load_arrays(calibration) if calibration else None
         options: dict[str, Any] = {"unrolled": True} if unroll else {}

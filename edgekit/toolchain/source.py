@@ -48,7 +48,8 @@ def load(source: Source) -> Loaded:
     found = of_keras(part.model, part.input_names)
     _check_inputs(found.inputs)
     layers.keep_no_state(found.layers)
-    notes = _notes(layers.use_float32(found.layers), part, preprocessing)
+    policies = layers.use_float32(found.layers)
+    notes = _notes(policies, part, preprocessing)
     return Loaded(found, f"{source.family} {keras.__version__}", code, notes, preprocessing)
 
 
@@ -72,8 +73,10 @@ def _load_keras(keras: Any, source: Source) -> tuple[Any, dict[str, str]]:
         objects = {
             name: value
             for name, value in vars(module).items()
-            if isinstance(value, (type, types.FunctionType))
+            if callable(value) and not name.startswith("_")
         }
+    # Keras counts the names that it makes up: without, a second load gives others.
+    keras.backend.clear_session()
     with keras.utils.custom_object_scope(objects):
         if source.builder is not None:
             model, code["builder"] = _build(keras, source.builder, path)
@@ -115,7 +118,7 @@ def _build(keras: Any, code: Code, weights: Path) -> tuple[Any, str]:
         model.load_weights(weights)
     except Exception as e:  # as above
         raise SourceError(
-            f"{weights}: the weights do not fit the model that {code.name}() builds: {_first(e)}",
+            f"{weights}: its weights do not fit the model of {code.name}(): {_first_line(e)}",
             hint="build it as it was when the weights were saved; a subclassed model must be "
             "called once on a batch of data",
         ) from e
@@ -155,7 +158,7 @@ def _explained(source: Source, error: Exception, version: str) -> SourceError:
     path, text = source.path, str(error)
     if found := re.search(
         r"Could not locate (?:class|function) '([^']+)'|"
-        r"Unknown (?:layer|object|\w+ function|\w+): '?\"?(\w+)",
+        r"Unknown (?:layer|object|\w+ function|\w+): '?\"?([\w>]+)",
         text,
     ):
         name = found[1] or found[2]
@@ -170,13 +173,13 @@ def _explained(source: Source, error: Exception, version: str) -> SourceError:
             "and take only its weights: --builder module:function",
         )
     return SourceError(
-        f"{path}: {source.family} {version} cannot load it: {_first(error)}",
+        f"{path}: {source.family} {version} cannot load it: {_first_line(error)}",
         hint="is it the whole model, as model.save() writes it? of weights alone, say how the "
         "model is built: --builder module:function",
     )
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return next(
         (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
     )

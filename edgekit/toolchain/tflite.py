@@ -103,8 +103,8 @@ def _refuse_loops(model: Canonical) -> None:
     if loops:
         raise ConversionError(
             f"TFLite has no int8 for loops, and the model has one: {loops[0]}",
-            hint="export fp32 or fp16, or int8 to onnx; LSTM, GRU and SimpleRNN are unrolled for "
-            "int8 where the model comes as a .keras or .h5 file",
+            hint="export fp32 or fp16, or try int8 in onnx; of .keras and .h5 files LSTM, GRU and "
+            "SimpleRNN are unrolled for int8",
         )
 
 

@@ -37,7 +37,7 @@ from edgekit.types import (
     Progress,
     Step,
 )
-from edgekit.verbs.export_request import check_samples, check_workspace, plan
+from edgekit.verbs.export_request import SUPPORTED, check_samples, check_workspace, plan
 from edgekit.verbs.source import ModelSource, is_workspace, name_of, opened_source
 from edgekit.workspace import Workspace
 
@@ -123,7 +123,7 @@ def export(
     with contextlib.ExitStack() as stack:
         if is_workspace(source):
             existing = Workspace.open(Path(source))
-            check_workspace(existing, output, [name for name, value in loading.items() if value])
+            check_workspace(existing, output, loading)
             family = existing.source.family
         else:
             existing = None
@@ -132,14 +132,17 @@ def export(
         check_samples(samples, existing, wanted)
         toolchain = stack.enter_context(open_toolchain(progress, family=family))
         if existing is not None:
+            info = existing.manifest.source
+        else:
+            info, preprocessing = evidence.describe_source(model, toolchain)
+        # Before anything is written.
+        rows = read_samples(Path(samples), info.rows_signature) if samples is not None else None
+        if existing is not None:
             workspace = existing
         else:
             folder = Path(output or f"{name_of(source)}-edgekit")
-            workspace = evidence.make_workspace(folder, model, toolchain)
+            workspace = Workspace.create(folder, Path(model.path), info, preprocessing)
         stack.enter_context(workspace.locked())
-        rows = None
-        if samples is not None:
-            rows = read_samples(Path(samples), workspace.manifest.source.rows_signature)
         evidence.prepare(workspace, toolchain, rows, progress)
         held = stack.enter_context(evidence.opened(workspace))
         target = open_target("local")
@@ -337,7 +340,7 @@ def _differs(artifact: Artifact, proof: Proof) -> ConversionError:
     return ConversionError(
         f"the new file is not equal to the Keras model, and was removed: "
         f"{'; '.join(proof.parity.failures)}",
-        hint=_remedy(artifact.precision, proof.parity.failures),
+        hint=_remedy(artifact, proof.parity.failures),
     )
 
 
@@ -348,20 +351,15 @@ def _other_ways(signature: Signature) -> str:
     return "try another format; if the model uses built-in layers only, please report it"
 
 
-def _remedy(precision: str, failures: Sequence[str]) -> str:
+def _remedy(artifact: Artifact, failures: Sequence[str]) -> str:
     text = " ".join(failures)
+    others = " or ".join(p for p in reversed(SUPPORTED[artifact.format]) if p != "int8")
     if "it is not dynamic" in text:
         return "the weights are too few or of a kind that stays float: export fp32 or fp16"
     if "compute in float" in text:
-        return (
-            "there are no integer kernels for that: export fp16, or dynamic (int8 weights, "
-            "computed in float), or int8 in another format"
-        )
-    if precision == "int8":
-        return (
-            "more, or more typical, --samples may help; fp16, or dynamic in tflite, keep "
-            "activations in float"
-        )
+        return f"there are no integer kernels for that: export {others}, or another format"
+    if artifact.precision == "int8" and artifact.format != "tfjs":
+        return f"more, or more typical, --samples may help; or export {others}"
     return "try another format; if the model uses built-in layers only, please report it"
 
 

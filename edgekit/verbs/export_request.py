@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekit.errors import ConversionError, SourceError
 from edgekit.types import FORMATS, PRECISIONS
+from edgekit.verbs.source import refuse_loading
 from edgekit.workspace import Workspace
 
 SUPPORTED = {
@@ -46,19 +48,16 @@ def _several(names: str | Sequence[str]) -> Sequence[str]:
 
 
 def check_workspace(
-    workspace: Workspace, output: str | os.PathLike[str] | None, loading: list[str]
+    workspace: Workspace,
+    output: str | os.PathLike[str] | None,
+    loading: Mapping[str, Any],
 ) -> None:
     """Refuse what is settled once a workspace is there: its folder, how its model is loaded."""
     if output is not None and Path(output).resolve() != workspace.path.resolve():
         raise SourceError(
             f"{workspace.path} is a workspace: its artifacts go into it", hint="leave out -o"
         )
-    if loading:
-        option = loading[0].removesuffix("_layer").replace("_", "-")
-        raise SourceError(
-            f"{workspace.path} is a workspace: how its model is loaded was said when it was made",
-            hint=f"leave out --{option}, or export {workspace.model} into a new workspace",
-        )
+    refuse_loading(workspace.path, loading)
 
 
 def check_samples(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +62,25 @@ def opened_source(
         yield find_source(wanted)
 
 
+def refuse_loading(workspace: Path, loading: Mapping[str, Any]) -> None:
+    """Refuse to be told again how the model of a workspace is loaded."""
+    for name, value in loading.items():
+        if value is not None:
+            option = name.removesuffix("_layer").replace("_", "-")
+            raise SourceError(
+                f"{workspace} is a workspace: how its model is loaded was said when it was made",
+                hint=f"leave out --{option}, or export the model in it into a new workspace",
+            )
+
+
 def name_of(source: ModelSource) -> str:
     """What a workspace of the model is called."""
     if not isinstance(source, (str, os.PathLike)):
-        return str(source.name)
+        return re.sub(r"[^\w-]+", "_", str(source.name)) or "model"
     path = Path(source).resolve()
-    return (
-        path.name
-        if path.is_dir()
-        else path.name.removesuffix(".weights.h5").removesuffix(path.suffix)
-    )
+    if path.is_dir():
+        return path.name
+    return path.name.removesuffix(".weights.h5").removesuffix(path.suffix)
 
 
 def _code(name: str | os.PathLike[str] | None) -> Code | None:
@@ -87,7 +99,7 @@ def _save(model: Any, folder: Path) -> Path:
             f"{type(model).__name__} is no model",
             hint="give a path, a keras.Model or a tf_keras.Model",
         )
-    path = folder / "model.keras"
+    path = folder / "saved.keras"
     try:
         model.save(path)
     except Exception as e:  # whatever a layer's get_config raises
@@ -95,20 +107,39 @@ def _save(model: Any, folder: Path) -> Path:
             f"Keras cannot save the model {model.name!r}: {e}",
             hint="give its custom layers a get_config(), or export a file that you saved",
         ) from e
+    return _without_dates(path, folder / "model.keras")
+
+
+def _without_dates(saved: Path, path: Path) -> Path:
+    """The same .keras archive, but for when it was saved: a model is the same each time."""
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if member == "metadata.json":
+                metadata = json.loads(content)
+                metadata.pop("date_saved", None)
+                content = json.dumps(metadata).encode()
+            new.writestr(zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0)), content)
     return path
 
 
 def _module_of_classes(model: Any) -> str | None:
-    """The file that defines the model's own classes, if there are any."""
-    classes = {type(layer) for layer in model._flatten_layers()}
-    own = {c.__module__ for c in classes} - {"__main__"}
-    own = {name for name in own if name.partition(".")[0] not in ("keras", "tf_keras")}
-    in_main = [c.__name__ for c in classes if c.__module__ == "__main__"]
-    files = {getattr(sys.modules.get(name), "__file__", None) for name in own} - {None}
-    if in_main or len(files) > 1:
-        what = in_main[0] if in_main else ", ".join(sorted(own))
+    """The module that defines the model's own classes, if there are any.
+
+    A module in a package goes by its dotted name, as its imports may be relative.
+    """
+    classes = [type(layer) for layer in model._flatten_layers()]
+    own = [c for c in classes if c.__module__.partition(".")[0] not in ("keras", "tf_keras")]
+    modules = {c.__module__ for c in own}
+    if not modules:
+        return None
+    [name, *others] = sorted(modules)
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if others or name == "__main__" or file is None:
         raise SourceError(
-            f"the model needs classes that another process cannot find: {what}",
-            hint="define them in one module, and name it: custom_objects='my_layers.py'",
+            f"another process cannot find {', '.join(sorted({c.__name__ for c in own}))}, which "
+            f"the model needs, in {', '.join(sorted(modules))}",
+            hint="define them in one module, or import them into one, and name it: "
+            "custom_objects='my_layers.py'",
         )
-    return str(files.pop()) if files else None
+    return name if "." in name else str(file)

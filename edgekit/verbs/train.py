@@ -64,7 +64,8 @@ def train(
         toolchain.call(
             "train", recipe=name, epochs=epochs, path=str(model), progress=progress, timeout=7200
         )
-        workspace = evidence.make_workspace(folder, Source(str(model), "keras"), toolchain)
+        info, _ = evidence.describe_source(Source(str(model), "keras"), toolchain)
+        workspace = Workspace.create(folder, model, info)
         with workspace.locked():
             workspace.change(recipe=Code(name, lesson.sha256))
             evidence.prepare(workspace, toolchain, None, progress)

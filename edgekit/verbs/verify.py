@@ -20,8 +20,8 @@ from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import AccuracyRecord, ParityRecord, Progress, TensorSpec
 from edgekit.verbs.locate import Located, locate
-from edgekit.verbs.source import opened_source
-from edgekit.workspace import MANIFEST, Workspace
+from edgekit.verbs.source import is_workspace, opened_source, refuse_loading
+from edgekit.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def verify(
         if against is not None:
             records = _against(Path(against), loading, samples, found, place, progress)
         else:
+            refuse_loading(Path(source), loading)
             records = _recorded(found, samples, place, progress)
     finally:
         place.close()
@@ -139,7 +140,9 @@ def _against(
     place: Target,
     progress: Progress,
 ) -> VerifyResult:
-    if (model / MANIFEST).is_file() and samples is None:
+    if is_workspace(model):
+        refuse_loading(model, loading)
+    if is_workspace(model) and samples is None:
         known = Workspace.open(model)
         with evidence.opened(known) as held:
             named = [
@@ -147,15 +150,15 @@ def _against(
             ]
             return _prove(named, held, place, progress)
     with contextlib.ExitStack() as stack:
-        if (model / MANIFEST).is_file():
+        if is_workspace(model):
             source = Workspace.open(model).source
         else:
             source = stack.enter_context(opened_source(model, **loading))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
         toolchain = stack.enter_context(open_toolchain(progress, family=source.family))
-        scratch = evidence.make_workspace(Path(folder, "workspace"), source, toolchain)
-        info = scratch.manifest.source
+        info, _ = evidence.describe_source(source, toolchain)
         rows = read_samples(Path(samples), info.rows_signature) if samples is not None else None
+        scratch = Workspace.create(Path(folder, "workspace"), Path(source.path), info)
         evidence.prepare(scratch, toolchain, rows, progress)
         with evidence.opened(scratch) as held:
             named = [replace(f, signature=_named(f, info.signature)) for f in found]

@@ -268,7 +268,8 @@ import sys, keras, edgekit, my_layers
 x = keras.Input((4,), name="x")
 y = my_layers.Scale(name="scaled")(keras.layers.Dense(2)(x))
 model = keras.Model(x, y, name="mine")
-done = edgekit.export(source=model, to="onnx", output=sys.argv[1])
+for _ in range(2):  # the same model goes into the same workspace
+    done = edgekit.export(source=model, to="onnx", output=sys.argv[1])
 print(done.artifacts[0].signature.outputs[0].name)
 class Own(keras.layers.Layer):
     def call(self, x):
@@ -291,11 +292,113 @@ def test_python_objects(tmp_path):
     )
     scaled, own, number = done.stdout.splitlines()
     assert scaled.strip() == "scaled"
-    assert "cannot find: Own | define them in one module" in own
+    assert "cannot find Own, Scale, which the model needs, in __main__, my_layers" in own
     assert number.startswith("float is no model")
     source = Workspace.open(tmp_path / "ws").manifest.source
     assert source.name == "mine"
     assert source.custom_objects.name == MY_LAYERS
+
+
+KERAS_2_OBJECT = """
+import os, sys
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+import edgekit, pathlib, tensorflow as tf
+x = tf.keras.Input((4,), name="x")
+model = tf.keras.Model(x, tf.keras.layers.Dense(2, name="y")(x), name="../mine")
+done = edgekit.export(source=model, to="onnx")
+workspace = edgekit.Workspace.open(pathlib.Path(done.workspace))
+print(done.workspace, workspace.manifest.source.family)
+"""
+
+
+def test_an_object_of_keras_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KERAS_2_OBJECT],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "_mine-edgekit tf-keras 2.21.0"
+
+
+def test_names_that_keras_makes_up_do_not_change(keras_files, tmp_path):
+    """The model is loaded twice, and Keras counts."""
+    done = edgekit.export(
+        source=keras_files / "unnamed.weights.h5",
+        builder=f"{MY_LAYERS}:build_unnamed",
+        to="onnx",
+        output=tmp_path / "ws",
+    )
+    again = edgekit.export(
+        source=keras_files / "unnamed.weights.h5",
+        builder=f"{MY_LAYERS}:build_unnamed",
+        to="onnx",
+        output=tmp_path / "again",
+    )
+    assert done.artifacts[0].sha256 == again.artifacts[0].sha256
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("random.keras", "is random"),
+        ("text_out.keras", "is of type string"),
+        ("no_rows.keras", "does not have one row for each"),
+        ("float64.keras", "computes in float64"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(keras_files, tmp_path, file, words):
+    with pytest.raises(SourceError, match=words) as raised:
+        edgekit.export(source=keras_files / file, custom_objects=MY_LAYERS, output=tmp_path / "ws")
+    assert raised.value.hint
+
+
+def test_nested_inputs_and_outputs(keras_files, tmp_path):
+    done = edgekit.export(source=keras_files / "nested.keras", to="onnx", output=tmp_path / "ws")
+    signature = done.artifacts[0].signature
+    assert names(signature.inputs) == ["pair_0", "pair_1", "single"]
+    assert names(signature.outputs) == ["sum", "two_0", "two_1"]
+
+
+def test_a_layer_that_a_saved_model_shares(keras2_files, tmp_path):
+    """Its calls ask to be placed beside variables, which a frozen graph does not have."""
+    done = edgekit.export(source=keras2_files / "shared_saved_model", output=tmp_path / "ws")
+    assert len(done.artifacts) == 3
+
+
+def test_long_sequences_are_not_unrolled(keras_files, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.zeros((64, 300, 2)))
+    with pytest.raises(edgekit.EdgekitError, match="300 steps are too many"):
+        edgekit.export(
+            source=keras_files / "long.keras",
+            custom_objects=MY_LAYERS,
+            to="tflite",
+            precision="int8",
+            samples=tmp_path / "rows.npz",
+            output=tmp_path / "ws",
+        )
+
+
+def test_how_a_workspace_was_loaded_is_not_said_again(keras_files, tmp_path):
+    edgekit.export(source=keras_files / "two_inputs.keras", to="onnx", output=tmp_path / "ws")
+    with pytest.raises(SourceError, match="was said when it was made"):
+        edgekit.verify(source=tmp_path / "ws", builder="nothing:nothing")
+    with pytest.raises(SourceError, match="was said when it was made"):
+        edgekit.verify(
+            source=tmp_path / "ws" / "fp32.onnx", against=tmp_path / "ws", from_layer="x"
+        )
+
+
+def test_samples_that_do_not_fit_leave_nothing_behind(keras_files, tmp_path):
+    np.savez(tmp_path / "rows.npz", other=np.zeros((64, 3)))
+    with pytest.raises(SourceError, match="neither an input"):
+        edgekit.export(
+            source=keras_files / "two_inputs.keras",
+            samples=tmp_path / "rows.npz",
+            output=tmp_path / "ws",
+        )
+    assert not (tmp_path / "ws").exists()
 
 
 def test_flex_operations_are_written_only_where_asked_for(keras_files, tmp_path):
