@@ -115,6 +115,90 @@ def no_builtin() -> keras.Model:
     return keras.Model(x, layers.Flatten(name="y")(root))
 
 
+def branches() -> keras.Model:
+    """Keys that are not the names of the Inputs, tensors that are taken twice, two branches."""
+    left, right = keras.Input((6,), name="left_in"), keras.Input((6,), name="right_in")
+    wide = layers.Dense(5, name="wide")(left)
+    row = layers.Reshape((1, 5), name="row")(wide)
+    seen = layers.MultiHeadAttention(1, 4, name="attention")(row, row)
+    flat = layers.Flatten(name="flat")(seen)
+    met = layers.Add(name="met")([flat, wide, layers.Dense(5, name="other")(right)])
+    twice = layers.Add(name="twice")([met, met])
+    return keras.Model({"left": left, "right": right}, {"found": layers.Dense(2)(twice)})
+
+
+def categories() -> keras.Model:
+    """Every way that text and categories are looked up, by dict keys that are not Input names."""
+    age = keras.Input((1,), name="age_in")
+    stations = keras.Input((2,), dtype="string", name="stations_in")
+    review = keras.Input((), dtype="string", name="review_in")
+    code = keras.Input((), dtype="int64", name="code_in")
+    grade = keras.Input((1,), dtype="int64", name="grade_in")
+    station = layers.StringLookup(
+        vocabulary=["Rome", "Oslo"], output_mode="one_hot", name="station"
+    )
+    tags = layers.StringLookup(vocabulary=["Oslo", "Rome"], output_mode="multi_hot", name="tags")
+    counts = layers.StringLookup(vocabulary=["Rome"], output_mode="count", name="counts")
+    words = layers.TextVectorization(output_mode="tf_idf", ngrams=2, name="words")
+    words.adapt(["a good film", "A bad film!", "good, bad, ugly"])
+    order = layers.TextVectorization(output_sequence_length=3, name="order")
+    order.adapt(["a good film", "A bad film!"])
+    lookup = layers.IntegerLookup(vocabulary=[30, 7], name="lookup")
+    nested = keras.Sequential([keras.Input((1,), dtype="int64"), lookup], name="nested")
+    bins = layers.Discretization(bin_boundaries=[18.0, 65.0], name="bins")
+    encode = layers.CategoryEncoding(3, output_mode="one_hot", name="encode")
+    numbers = [
+        age,
+        encode(bins(age)),
+        station(stations[:, 0:1]),
+        station(stations[:, 1:2]),
+        tags(stations),
+        counts(stations),
+        words(review),
+        layers.Flatten()(layers.Embedding(9, 2)(order(review))),
+        layers.Flatten()(layers.Embedding(3, 2)(nested(keras.ops.expand_dims(code, -1)))),
+        layers.Normalization(mean=2.0, variance=4.0, name="normal")(age),
+        layers.Flatten()(layers.Embedding(3, 2)(lookup(grade))),
+    ]
+    inputs = {"age": age, "stations": stations, "review": review, "code": code, "grade": grade}
+    joined = layers.Concatenate()(numbers)
+    return keras.Model(inputs, {"good": layers.Dense(1)(joined), "bad": layers.Dense(2)(joined)})
+
+
+def lookup_behind() -> keras.Model:
+    """A lookup that is not the first thing that happens."""
+    number = keras.Input((1,), dtype="int64", name="number")
+    stages = [layers.IntegerLookup(vocabulary=[3, 4], name="look"), layers.Embedding(3, 4)]
+    nested = keras.Sequential([keras.Input((1,), dtype="int64"), *stages], name="nested")
+    flat = layers.Flatten(name="flat")(nested(number + 1))
+    return keras.Model(number, layers.Dense(2, name="y")(flat))
+
+
+class Tripled(keras.Model):
+    """A graph of layers, and something else."""
+
+    def call(self, x, training=None, mask=None):
+        return super().call(x, training=training) * 3.0
+
+
+def tripled() -> keras.Model:
+    words = keras.Input((1,), dtype="string", name="words")
+    vector = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot", name="look")(words)
+    return Tripled(words, layers.Dense(2, name="y")(vector), name="tripled")
+
+
+class Hashing(layers.Layer):
+    """The user's own, with the name of one of Keras."""
+
+    def call(self, x):
+        return keras.ops.floor(x * 7.0)
+
+
+def own_hashing() -> keras.Model:
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, layers.Dense(2, name="y")(Hashing(name="hash")(x)))
+
+
 MODELS = (
     two_inputs,
     twins,
@@ -130,6 +214,11 @@ MODELS = (
     any_size,
     any_length,
     no_builtin,
+    branches,
+    categories,
+    lookup_behind,
+    tripled,
+    own_hashing,
 )
 
 

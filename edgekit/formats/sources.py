@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import SourceError
+from edgekit.formats import strangers
 from edgekit.formats.keras import attributes_of
 from edgekit.types import Source
 
@@ -28,7 +29,7 @@ def find_source(source: Source) -> Source:
     """`source` with the family that its files are of.
 
     Raises:
-        SourceError: there is no model, only weights and no builder, or Python code in the file.
+        SourceError: there is no model, only weights and no builder, or what no loader may run.
     """
     path = Path(source.path)
     if not path.exists():
@@ -36,6 +37,12 @@ def find_source(source: Source) -> Source:
     try:
         if path.is_dir():
             family = _family_of_folder(path)
+            if family == "saved-model" and (source.builder or source.custom_objects):
+                raise SourceError(
+                    f"{path} is taken as the graph that it holds, without Keras: a SavedModel "
+                    "needs neither custom objects nor a builder",
+                    hint="leave out --custom-objects and --builder",
+                )
         else:
             seen = _look(path)
             if seen.config is None and source.builder is None:
@@ -43,11 +50,12 @@ def find_source(source: Source) -> Source:
                     f"{path} holds weights without a model",
                     hint="say how the model is built: --builder module:function",
                 )
-            if source.builder is None and any(_is_code(layer) for layer in _dicts(seen.config)):
-                raise SourceError(
-                    f"{path}: the model holds a Lambda layer, which is Python code; it was not run",
-                    hint="replace it by a built-in or custom layer, or build the model from your "
-                    "own code and take only its weights: --builder module:function",
+            if source.builder is None:
+                strangers.refuse(
+                    str(path),
+                    seen.config,
+                    is_keras_2=_is_keras_2(seen),
+                    has_own_code=source.custom_objects is not None,
                 )
             family = "tf-keras" if _is_keras_2(seen) else "keras"
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
@@ -94,29 +102,58 @@ def _family_of_folder(path: Path) -> str:
         raise SourceError(
             f"{path} is neither a workspace nor a SavedModel folder", hint=f"give {KINDS}"
         )
+    # The graph itself does without what Keras 2 would run or read to load such a model.
     notes = path / "keras_metadata.pb"
-    # The graph itself does without the Python code that Keras 2 would run to load such a model.
-    if notes.is_file() and b"Lambda" not in notes.read_bytes():
-        return "tf-keras"
-    return "saved-model"
+    return "tf-keras" if notes.is_file() and _is_plain(notes.read_bytes()) else "saved-model"
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for item in value.values():
-            yield from _dicts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _dicts(item)
-
-
-def _is_code(layer: dict[str, Any]) -> bool:
-    """Whether it is a Lambda layer with compiled Python code, rather than a function's name."""
-    config = layer.get("config")
-    if layer.get("class_name") != "Lambda" or not isinstance(config, dict):
+def _is_plain(notes: bytes) -> bool:
+    """Whether a SavedModel's notes on its layers are such as tf-keras may load."""
+    if b"Lambda" in notes or rb"\u" in notes:
         return False
-    function = config.get("function")
-    return isinstance(function, list) or (
-        isinstance(function, dict) and function.get("class_name") == "__lambda__"
-    )
+    try:
+        for text in _texts(notes):
+            strangers.refuse("", json.loads(text), is_keras_2=True, has_own_code=True)
+    except (SourceError, ValueError):
+        return False
+    return True
+
+
+METADATA_FIELD = 5
+"""Of tf-keras' SavedObject: the layer's configuration as JSON."""
+
+
+def _texts(notes: bytes) -> Iterator[bytes]:
+    """The configurations in a SavedMetadata protobuf, whose field 1 is the SavedObjects.
+
+    Raises:
+        ValueError: it is not such a protobuf.
+    """
+    for number, node in _fields(notes):
+        if number != 1:
+            raise ValueError(f"unknown field {number}")
+        yield from (text for field, text in _fields(node) if field == METADATA_FIELD and text)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Numbers and bytes of a protobuf message's fields; integers come without their value."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            if at >= len(message) or shift > 28:
+                raise ValueError("no protobuf message")
+            byte = message[at]
+            at, value, shift = at + 1, value | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        number, wire = divmod(varint(), 8)
+        length = varint()
+        if wire not in (0, 2) or (wire == 2 and at + length > len(message)):
+            raise ValueError("no protobuf message")
+        yield number, message[at : at + length] if wire == 2 else b""
+        at += length if wire == 2 else 0

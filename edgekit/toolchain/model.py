@@ -81,12 +81,16 @@ def functional_of(model: Any) -> Any:
 
 def unique(names: Sequence[str]) -> list[str]:
     """Names made unique by _1, _2 ..., as two outputs of one layer share the layer's name."""
-    seen: dict[str, int] = {}
+    taken = set(names)
+    seen: set[str] = set()
     numbered = []
     for name in names:
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        numbered.append(name if count == 0 else f"{name}_{count}")
+        free, count = name, 0
+        while free in seen or (count and free in taken):
+            count += 1
+            free = f"{name}_{count}"
+        seen.add(free)
+        numbered.append(free)
     return numbered
 
 

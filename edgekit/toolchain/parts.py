@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from edgekit.errors import SourceError
+from edgekit.toolchain import preprocessing
+from edgekit.toolchain.calls import Call, calls_of, layer_name, nested_outputs, rebuild
 from edgekit.toolchain.model import functional_of, of_keras, unique
-from edgekit.types import Signature, TensorSpec
-
-PREPROCESSING = (
-    "CategoryEncoding",
-    "Discretization",
-    "HashedCrossing",
-    "Hashing",
-    "IntegerLookup",
-    "StringLookup",
-    "TextVectorization",
-)
-"""Layers that turn text and categories into numbers. Some format has no operation for each of
-them, and int8 would round the categories."""
+from edgekit.toolchain.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -34,47 +23,14 @@ class Part:
     input_names: list[str] | None = None
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What was split off: a model from the raw inputs to those of the rest."""
-
-    model: Any
-    names: list[str]
-    layers: list[Any]
-
-    @property
-    def signature(self) -> Signature:
-        """The raw inputs, and what becomes of them."""
-        whole = of_keras(self.model)
-        outputs = [
-            TensorSpec(name, name, tuple(t.shape), tf.as_dtype(t.dtype).name)
-            for name, t in zip(self.names, self.model.outputs, strict=True)
-        ]
-        return Signature(whole.inputs, tuple(outputs))
-
-    def apply(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Raw rows by raw name -> the rest's inputs by their names."""
-        raw = {name: tf.constant(value) for name, value in feed.items()}
-        results = of_keras(self.model).call(raw)
-        return dict(zip(self.names, map(np.asarray, results.values()), strict=True))
-
-    def describe(self) -> dict[str, Any]:
-        """All that is needed to apply the layers elsewhere, as JSON."""
-        return {
-            "note": "Apply these layers, in this order, to the raw inputs; then feed the files "
-            "with `inputs`. `config` is Keras' own; index i of `vocabulary` is the word or "
-            "number that becomes i.",
-            "raw_inputs": [_name(t) for t in self.model.inputs],
-            "inputs": self.names,
-            "layers": [_described(layer) for layer in self.layers],
-        }
-
-
 def cut(model: Any, from_layer: str | None, until_layer: str | None) -> Part:
     """The part of `model` from one layer's input until another's output, both included.
 
+    It takes no more than it needs. Inputs of the model keep their names, other tensors have that
+    of the layer which makes them.
+
     Raises:
-        SourceError: there is no such layer, or the part needs tensors of the rest.
+        SourceError: there is no such layer or part, or the part needs more than the layer's input.
     """
     if from_layer is None and until_layer is None:
         return Part(model)
@@ -84,122 +40,130 @@ def cut(model: Any, from_layer: str | None, until_layer: str | None) -> Part:
             f"the model {model.name!r} is no graph of layers, from which a part could be taken",
             hint="--from and --until need a Functional or Sequential model",
         )
-    inputs, outputs = model.inputs, _nested_outputs(model)
-    if from_layer is not None:
-        inputs, _ = _call_of(model, graph, from_layer)
-    if until_layer is not None:
-        _, outputs = _call_of(model, graph, until_layer)
-    try:
-        part = _model_class(model)(inputs, outputs, name=model.name)
-    except ValueError as e:  # "Graph disconnected", or `inputs` not connected to `outputs`
-        ends = f"from {from_layer or 'its inputs'!r} until {until_layer or 'its outputs'!r}"
+    calls = calls_of(graph)
+    first = None if from_layer is None else _call_named(model, calls, from_layer)
+    last = None if until_layer is None else _call_named(model, calls, until_layer)
+    outputs = nested_outputs(model) if last is None else last.outputs
+    if first is None:
+        inputs = list(model.inputs)
+    else:
+        inputs = first.outputs if first.is_input else _distinct(first.inputs)
+    names = _input_names(Part(model))
+    needed = _leading_to(outputs, inputs, calls)
+    begin = "its inputs" if from_layer is None else repr(from_layer)
+    end = "its outputs" if until_layer is None else repr(until_layer)
+    part = f"part from {begin} until {end}"
+    if all(call.is_input for call in needed) or not (
+        first is None or first.is_input or first in needed
+    ):
         raise SourceError(
-            f"{model.name!r} has no part {ends} that stands alone",
-            hint="another branch of the model leads into it, or it ends before it begins: "
-            "begin at an earlier layer, or behind the point where the branches meet",
-        ) from e
-    names = None if from_layer is None else unique([_name(t) for t in inputs])
-    return Part(part, names)
+            f"{model.name!r} has no {part}: nothing leads from the one to the other",
+            hint="name a layer behind the first as the last",
+        )
+    open_ends = {id(t) for call in needed if call.is_input for t in call.outputs}
+    if others := [name for end, name in names.items() if end in open_ends]:
+        raise SourceError(
+            f"{model.name!r} has no {part} that stands alone: it needs {', '.join(others)} as well",
+            hint="begin behind the point where the branches meet, or at an earlier layer before "
+            "they part, or end before they meet: --until LAYER",
+        )
+    taken = {id(t) for call in needed for t in call.inputs}
+    inputs = [t for t in inputs if id(t) in taken]
+    _check_cuttable(t for t in inputs if id(t) not in names)
+    found = rebuild(model, inputs, outputs, model.name)
+    return Part(found, unique([names.get(id(t)) or layer_name(t) for t in inputs]))
 
 
 def split(part: Part) -> tuple[Part, Preprocessing | None]:
     """`part` without the preprocessing layers that its inputs go through first, and those.
 
     Raises:
-        SourceError: there is nothing else in it.
+        SourceError: there is nothing else in it, or text and categories are looked up inside too.
     """
+    preprocessing.check_adapted(part.model)
     graph = functional_of(part.model)
-    if graph is None:
+    calls = [] if graph is None else calls_of(graph)
+    before = preprocessing.first_calls(calls)
+    if not before:
+        preprocessing.check_none_left(part.model)
         return part, None
-    raw: set[int] = set()  # tensors that are inputs, or come from preprocessing only
-    ends: dict[int, Any] = {}  # those of them that the rest takes
-    layers = []
-    for layer, inputs, outputs in _calls(graph):
-        if type(layer).__name__ == "InputLayer":
-            raw.update(map(id, outputs))
-        elif type(layer).__name__ in PREPROCESSING and raw.issuperset(map(id, inputs)):
-            raw.update(map(id, outputs))
-            layers.append(layer)
-        else:
-            ends.update((id(t), t) for t in inputs if id(t) in raw)
-    if not layers:
-        return part, None
-    if any(id(t) in raw for t in graph.outputs):
+    raw = _input_names(part)
+    made = {id(t) for call in before for t in call.outputs}
+    outputs = tf.nest.flatten(nested_outputs(part.model))
+    if any(id(t) in made for t in outputs):
         raise SourceError(
             f"an output of {part.model.name!r} comes from preprocessing layers alone "
-            f"({', '.join(layer.name for layer in layers)}): no format has them",
+            f"({', '.join(call.layer.name for call in before)}): no format has them",
             hint="export a model that computes something with it",
         )
-    tensors = list(ends.values())
-    names = unique([_name(t) for t in tensors])
-    build = _model_class(part.model)
-    rest = build(tensors, _nested_outputs(part.model), name=part.model.name)
-    before = build(part.model.inputs, tensors, name="preprocessing")
-    return Part(rest, names), Preprocessing(before, names, list(dict.fromkeys(layers)))
+    after = [call for call in calls if call not in before and not call.is_input]
+    taken = [t for call in after for t in call.inputs] + outputs
+    ends = _distinct(t for t in taken if id(t) in made or id(t) in raw)
+    _check_cuttable(t for t in ends if id(t) in made)
+    rest = rebuild(part.model, ends, nested_outputs(part.model), part.model.name)
+    preprocessing.check_none_left(rest)
+    found = Preprocessing(
+        rebuild(part.model, list(part.model.inputs), ends, "preprocessing"),
+        before,
+        raw_inputs=list(raw.values()),
+        tensor_names=preprocessing.name_tensors(before, raw, set(raw.values())),
+        ends=[id(t) for t in ends],
+    )
+    return Part(rest, found.names), found
 
 
-def _model_class(model: Any) -> Any:
-    """The Model class of the Keras that `model` belongs to."""
-    return next(c for c in reversed(type(model).__mro__) if c.__name__ == "Model")
+def _input_names(part: Part) -> dict[int, str]:
+    """What the user calls each input, by the id of its tensor."""
+    names = part.input_names or [spec.name for spec in of_keras(part.model).inputs]
+    return dict(zip(map(id, part.model.inputs), names, strict=True))
 
 
-def _call_of(model: Any, graph: Any, name: str) -> tuple[list[Any], list[Any]]:
-    """The tensors that the layer `name` takes and gives."""
-    calls = [call for call in _calls(graph) if call[0].name == name]
-    if len(calls) == 1:
-        return calls[0][1], calls[0][2]
-    if calls:
+def _call_named(model: Any, calls: Sequence[Call], name: str) -> Call:
+    found = [call for call in calls if call.layer.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
         raise SourceError(
-            f"the layer {name!r} is used {len(calls)} times in {model.name!r}",
+            f"the layer {name!r} is used {len(found)} times in {model.name!r}",
             hint="name the layer before or behind it",
         )
-    known = [layer.name for layer in model.layers]
+    known = list(dict.fromkeys(call.layer.name for call in calls))
     shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
     raise SourceError(f"{model.name!r} has no layer {name!r}", hint=f"it has: {shown}")
 
 
-def _nested_outputs(model: Any) -> Any:
-    functional = functional_of(model)
-    keras_3 = getattr(functional, "_outputs_struct", None)
-    return functional._nested_outputs if keras_3 is None else keras_3
+def _leading_to(outputs: Any, inputs: Iterable[Any], calls: Sequence[Call]) -> list[Call]:
+    """The calls that make `outputs` of `inputs`, with the model's inputs that these leave open."""
+    given = {id(t) for t in inputs}
+    wanted = {id(t) for t in tf.nest.flatten(outputs)} - given
+    found = []
+    for call in reversed(calls):
+        if not wanted.isdisjoint(map(id, call.outputs)):
+            found.append(call)
+            wanted.update({id(t) for t in call.inputs} - given)
+    return found
 
 
-def _calls(graph: Any) -> Iterator[tuple[Any, list[Any], list[Any]]]:
-    """Each call of a layer in the graph, first to last: (layer, input tensors, output tensors)."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if hasattr(node, "operation"):
-                yield node.operation, list(node.input_tensors), list(node.output_tensors)
-            else:  # tf_keras
-                yield node.layer, list(node.keras_inputs), tf.nest.flatten(node.outputs)
+def _distinct(tensors: Iterable[Any]) -> list[Any]:
+    return list({id(t): t for t in tensors}.values())
 
 
-def _name(tensor: Any) -> str:
-    """The layer that a symbolic tensor comes from."""
-    history = tensor._keras_history
-    layer = history.operation if hasattr(history, "operation") else history.layer  # tf_keras
-    return str(layer.name)
-
-
-def _described(layer: Any) -> dict[str, Any]:
-    entry = {
-        "class_name": type(layer).__name__,
-        "name": layer.name,
-        "config": _plain(layer.get_config()),
-    }
-    if hasattr(layer, "get_vocabulary"):
-        entry["vocabulary"] = _plain(layer.get_vocabulary())
-    return entry
-
-
-def _plain(value: Any) -> Any:
-    """`value` with lists, numbers and strings of Python's own."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+def _check_cuttable(tensors: Iterable[Any]) -> None:
+    """Refuse tensors inside of a model that no input of a file can be."""
+    for tensor in tensors:
+        name, dtype = layer_name(tensor), tf.as_dtype(tensor.dtype).name
+        if dtype in ("float16", "bfloat16"):
+            raise SourceError(
+                f"what the layer {name!r} gives is {dtype}, and so would be the input of files "
+                "that begin behind it",
+                hint="load and save the model in float32 (keras.config.set_dtype_policy), or "
+                "begin at an input of the model",
+            )
+        kind = type(tensor).__name__  # tf_keras
+        for form in ("sparse", "ragged"):
+            if getattr(tensor, form, False) or kind.lower().startswith(form):
+                raise SourceError(
+                    f"what the layer {name!r} gives is a {form} tensor, which no format takes",
+                    hint=f"build the layer with {form}=False, or begin behind its use: "
+                    "--from LAYER",
+                )

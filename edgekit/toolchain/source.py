@@ -14,7 +14,8 @@ from edgekit import usercode
 from edgekit.errors import SourceError
 from edgekit.toolchain import layers, parts, saved_model
 from edgekit.toolchain.model import Model, of_keras
-from edgekit.toolchain.parts import Part, Preprocessing
+from edgekit.toolchain.parts import Part
+from edgekit.toolchain.preprocessing import Preprocessing
 from edgekit.types import Code, Source, TensorSpec
 
 PACKAGES = {"keras": "keras", "tf-keras": "tf_keras"}
@@ -81,6 +82,8 @@ def _load_keras(keras: Any, source: Source) -> tuple[Any, dict[str, str]]:
         if source.builder is not None:
             model, code["builder"] = _build(keras, source.builder, path)
             return model, code
+        if path.is_dir():
+            saved_model.refuse_effects(path, every_function=True)
         try:
             load_model = getattr(keras, "saving", keras.models).load_model
             return load_model(path, compile=False), code
@@ -166,12 +169,6 @@ def _explained(source: Source, error: Exception, version: str) -> SourceError:
         if source.custom_objects is not None:
             hint = f"{source.custom_objects.name} does not define it under this name"
         return SourceError(f"{path}: the model needs {name!r}, not part of Keras", hint=hint)
-    if "safe_mode" in text or "Lambda" in text:
-        return SourceError(
-            f"{path}: the model holds a Lambda layer, which is Python code; it was not run",
-            hint="replace it by a built-in or custom layer, or build the model from your own code "
-            "and take only its weights: --builder module:function",
-        )
     return SourceError(
         f"{path}: {source.family} {version} cannot load it: {_first_line(error)}",
         hint="is it the whole model, as model.save() writes it? of weights alone, say how the "
