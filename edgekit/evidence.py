@@ -75,6 +75,19 @@ def describe_source(source: Source, toolchain: Toolchain) -> tuple[SourceInfo, A
     return info, found["preprocessing"]
 
 
+def make_workspace(
+    folder: Path, source: Source, info: SourceInfo, preprocessing: Any, toolchain: Toolchain
+) -> Workspace:
+    """The workspace of a model that was just described, new or as it is there.
+
+    Raises:
+        WorkspaceError: the folder holds something else.
+    """
+    workspace = Workspace.create(folder, Path(source.path), info, preprocessing)
+    toolchain.call("moved", source=encode(workspace.source))
+    return workspace
+
+
 def _suffix(path: Path) -> str:
     """Keras tells by the name whether a file is a model or weights alone."""
     return ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix

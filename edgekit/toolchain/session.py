@@ -63,6 +63,11 @@ class Session:
             "preprocessing": None if before is None else before.describe(),
         }
 
+    def moved(self, *, source: Mapping[str, Any], progress: Progress) -> None:
+        """The model that was loaded last is copied to `source`: it need not be loaded again."""
+        if self._loaded is not None:
+            self._source = decode(Source, source)
+
     def train(
         self, *, recipe: str, epochs: int | None, path: str, progress: Progress
     ) -> dict[str, Any]:

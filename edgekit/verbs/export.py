@@ -141,7 +141,7 @@ def export(
             workspace = existing
         else:
             folder = Path(output or f"{name_of(source)}-edgekit")
-            workspace = Workspace.create(folder, Path(model.path), info, preprocessing)
+            workspace = evidence.make_workspace(folder, model, info, preprocessing, toolchain)
         stack.enter_context(workspace.locked())
         evidence.prepare(workspace, toolchain, rows, progress)
         held = stack.enter_context(evidence.opened(workspace))

@@ -64,8 +64,9 @@ def train(
         toolchain.call(
             "train", recipe=name, epochs=epochs, path=str(model), progress=progress, timeout=7200
         )
-        info, _ = evidence.describe_source(Source(str(model), "keras"), toolchain)
-        workspace = Workspace.create(folder, model, info)
+        source = Source(str(model), "keras")
+        described = evidence.describe_source(source, toolchain)
+        workspace = evidence.make_workspace(folder, source, *described, toolchain)
         with workspace.locked():
             workspace.change(recipe=Code(name, lesson.sha256))
             evidence.prepare(workspace, toolchain, None, progress)

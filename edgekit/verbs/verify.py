@@ -156,9 +156,11 @@ def _against(
             source = stack.enter_context(opened_source(model, **loading))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
         toolchain = stack.enter_context(open_toolchain(progress, family=source.family))
-        info, _ = evidence.describe_source(source, toolchain)
+        info, preprocessing = evidence.describe_source(source, toolchain)
         rows = read_samples(Path(samples), info.rows_signature) if samples is not None else None
-        scratch = Workspace.create(Path(folder, "workspace"), Path(source.path), info)
+        scratch = evidence.make_workspace(
+            Path(folder, "workspace"), source, info, preprocessing, toolchain
+        )
         evidence.prepare(scratch, toolchain, rows, progress)
         with evidence.opened(scratch) as held:
             named = [replace(f, signature=_named(f, info.signature)) for f in found]
