@@ -248,6 +248,9 @@ def save_odd(folder: Path) -> None:
     import my_layers
 
     x = keras.Input((4,), name="x")
+    steps = keras.Input((5, 3), name="steps")
+    dropping = layers.LSTM(4, dropout=0.5, name="dropping")(steps, training=True)
+    keras.Model(steps, layers.Dense(2)(dropping)).save(folder / "dropping.keras")
     z = my_layers.Sample(name="z")(layers.Dense(2)(x))
     keras.Model(x, z).save(folder / "random.keras")
     back = layers.StringLookup(vocabulary=["a", "b"], invert=True, name="word")

@@ -13,7 +13,8 @@ from typing import Any
 from edgekit import usercode
 from edgekit.errors import SourceError
 from edgekit.toolchain import layers, parts, saved_model
-from edgekit.toolchain.model import Model, of_keras
+from edgekit.toolchain.calls import calls_of
+from edgekit.toolchain.model import Model, functional_of, of_keras
 from edgekit.toolchain.parts import Part
 from edgekit.toolchain.preprocessing import Preprocessing
 from edgekit.types import Code, Source, TensorSpec
@@ -48,6 +49,7 @@ def load(source: Source) -> Loaded:
     part, preprocessing = parts.split(parts.cut(model, source.from_layer, source.until_layer))
     found = of_keras(part.model, part.input_names)
     _check_inputs(found.inputs)
+    _check_inference(part.model)
     layers.keep_no_state(found.layers)
     policies = layers.use_float32(found.layers)
     notes = _notes(policies, part, preprocessing)
@@ -142,6 +144,24 @@ def _check_inputs(inputs: tuple[TensorSpec, ...]) -> None:
             f"the input {odd[0].name!r} is of type {odd[0].dtype}, which no format takes",
             hint="export the part behind it: --from LAYER",
         )
+
+
+def _check_inference(model: Any) -> None:
+    """Refuse recurrent layers that drop out in inference too, as that would be lost.
+
+    Raises:
+        SourceError: one is called with training=True.
+    """
+    graph = functional_of(model)
+    for call in [] if graph is None else calls_of(graph):
+        _check_inference(call.layer)
+        inside = getattr(call.layer, "_flatten_layers", list)()
+        if call.kwargs.get("training") and layers.recurrent(inside):
+            raise SourceError(
+                f"the layer {call.layer.name!r} is called with training=True: it drops out at "
+                "random, which no exported file does",
+                hint="build the model without training=True",
+            )
 
 
 def _notes(policies: list[str], part: Part, preprocessing: Preprocessing | None) -> tuple[str, ...]:

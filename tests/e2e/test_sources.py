@@ -270,6 +270,7 @@ def test_names_that_keras_makes_up_do_not_change(keras_files, tmp_path):
     ("file", "words"),
     [
         ("random.keras", "is random"),
+        ("dropping.keras", "is called with training=True"),
         ("text_out.keras", "'word' .StringLookup. is not at the beginning"),
         ("no_rows.keras", "does not have one row for each"),
         ("float64.keras", "computes in float64"),
