@@ -155,7 +155,7 @@ def _check_inference(model: Any) -> None:
     graph = functional_of(model)
     for call in [] if graph is None else calls_of(graph):
         _check_inference(call.layer)
-        inside = getattr(call.layer, "_flatten_layers", list)()
+        inside: list[Any] = list(getattr(call.layer, "_flatten_layers", list)())
         if call.kwargs.get("training") and layers.recurrent(inside):
             raise SourceError(
                 f"the layer {call.layer.name!r} is called with training=True: it drops out at "
