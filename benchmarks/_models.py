@@ -1,7 +1,8 @@
 """Make the models and rows that the benchmarks start from: `python _models.py FOLDER NAME...`.
 
-Writes NAME.keras and NAME.npz (64 rows, as `x`) for each name. Run as a process of its own: a
-benchmark must not have TensorFlow in the process that measures.
+Writes NAME.keras, NAME.npz (64 rows, as `x`, to calibrate with) and NAME-unseen.npz (64 others)
+for each name. Run as a process of its own: a benchmark must not have TensorFlow in the process
+that measures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def digits_mlp() -> tuple[keras.Model, np.ndarray]:
     recipe = _recipe("digits_mlp")
     model = recipe.build()
     recipe.train(model, epochs=10)
-    return model, recipe.data("test")[0]["image"][:ROWS]
+    return model, recipe.data("test")[0]["image"]
 
 
 def fashion_mnist_cnn() -> tuple[keras.Model, np.ndarray]:
@@ -44,6 +45,64 @@ def mlp() -> tuple[keras.Model, np.ndarray]:
     return _trained(model, (784,), ink=1)
 
 
+def autoencoder() -> tuple[keras.Model, np.ndarray]:
+    """64-32-8-32-64, which gives digits back."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((64,), name="image"),
+            *(layers.Dense(n, activation="relu") for n in (32, 8, 32)),
+            layers.Dense(64, name="again"),
+        ]
+    )
+    model.compile("adam", "mse")
+    feed, _ = _recipe("digits_mlp").data("train")
+    rows = feed["image"].reshape(-1, 64)
+    model.fit(rows, rows, epochs=30, verbose=0)
+    return model, _recipe("digits_mlp").data("test")[0]["image"].reshape(-1, 64)
+
+
+def regressor() -> tuple[keras.Model, np.ndarray]:
+    """10-64-32-1 on scikit-learn's diabetes data: one figure, that spans hundreds."""
+    from sklearn.datasets import load_diabetes
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((10,), name="measurements"),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(32, activation="relu"),
+            layers.Dense(1, name="progression"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    rows, target = load_diabetes(return_X_y=True)
+    rows = rows.astype(np.float32)
+    model.fit(rows[:300], target[:300], epochs=60, verbose=0)
+    return model, rows[300:]
+
+
+def residual() -> tuple[keras.Model, np.ndarray]:
+    """A ResNet of two blocks for 28x28 pixels: additions of what was made on different ways."""
+    layers = keras.layers
+
+    def convolved(x, channels, stride=1):
+        x = layers.Conv2D(channels, 3, stride, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization(momentum=0.9)(x)
+
+    image = keras.Input((28, 28, 1), name="image")
+    x = layers.ReLU()(convolved(image, 16, 2))
+    for channels in (16, 32):
+        beside = layers.Conv2D(channels, 1)(x) if channels != 16 else x
+        inner = layers.ReLU()(convolved(x, channels))
+        x = layers.ReLU()(layers.Add()([beside, convolved(inner, channels)]))
+    label = layers.Dense(10, name="label")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, label, name="residual")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    return _trained(model, (28, 28, 1), ink=1)
+
+
 def mobilenet_96() -> tuple[keras.Model, np.ndarray]:
     """MobileNetV2 of width 0.35 for 96x96 pixels, logits."""
     return _mobilenet(96, 0.35)
@@ -59,7 +118,7 @@ def _mobilenet(size: int, alpha: float) -> tuple[keras.Model, np.ndarray]:
         (size, size, 3), alpha, weights=None, classifier_activation=None
     )
     rows = _images(size)
-    return _settled(model, rows), rows
+    return _settled(model, rows[:ROWS]), rows
 
 
 def _trained(
@@ -74,7 +133,7 @@ def _trained(
         return np.asarray(large).reshape(-1, *shape) * (ink / 16), labels["label"]
 
     model.fit(*images("train"), epochs=5, batch_size=32, verbose=0)
-    return model, images("test")[0][:ROWS]
+    return model, images("test")[0]
 
 
 def _settled(model: keras.Model, rows: np.ndarray) -> keras.Model:
@@ -93,10 +152,10 @@ def _settled(model: keras.Model, rows: np.ndarray) -> keras.Model:
 
 
 def _images(size: int) -> np.ndarray:
-    """(ROWS, size, size, 3) float32 in [-1, 1]: a tint each, soft blobs, some texture."""
+    """(2 * ROWS, size, size, 3) float32 in [-1, 1]: a tint each, soft blobs, some texture."""
     random = np.random.default_rng(0)
-    tint = random.normal(0, 0.5, (ROWS, 1, 1, 3))
-    blobs = tint + random.normal(0, 0.3, (ROWS, 4, 4, 3))
+    tint = random.normal(0, 0.5, (2 * ROWS, 1, 1, 3))
+    blobs = tint + random.normal(0, 0.3, (2 * ROWS, 4, 4, 3))
     soft = np.asarray(keras.ops.image.resize(blobs, (size, size), interpolation="bicubic"))
     return np.clip(soft + random.normal(0, 0.2, soft.shape), -1, 1).astype(np.float32)
 
@@ -114,4 +173,5 @@ if __name__ == "__main__":
         keras.utils.set_random_seed(0)
         built, samples = globals()[model_name]()
         built.save(Path(sys.argv[1], f"{model_name}.keras"))
-        np.savez(Path(sys.argv[1], f"{model_name}.npz"), x=samples)
+        np.savez(Path(sys.argv[1], f"{model_name}.npz"), x=samples[:ROWS])
+        np.savez(Path(sys.argv[1], f"{model_name}-unseen.npz"), x=samples[ROWS : 2 * ROWS])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.verbs.demo import demo
     from edgekit.verbs.export import ExportFailed, export
     from edgekit.verbs.inspect import inspect
+    from edgekit.verbs.quantize import BudgetExceeded, QuantizeFailed, quantize
     from edgekit.verbs.targets import list_targets
     from edgekit.verbs.train import train
     from edgekit.verbs.verify import VerifyFailed, verify
@@ -44,6 +45,7 @@ _HOMES = {
     "edgekit.verbs.demo": ("demo",),
     "edgekit.verbs.export": ("ExportFailed", "export"),
     "edgekit.verbs.inspect": ("inspect",),
+    "edgekit.verbs.quantize": ("BudgetExceeded", "QuantizeFailed", "quantize"),
     "edgekit.verbs.targets": ("list_targets",),
     "edgekit.verbs.train": ("train",),
     "edgekit.verbs.verify": ("VerifyFailed", "verify"),
@@ -51,11 +53,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "BudgetExceeded",
     "CheckFailed",
     "ConversionError",
     "EdgekitError",
     "ExportFailed",
     "MissingDependency",
+    "QuantizeFailed",
     "RecipeError",
     "RunnerError",
     "SourceError",
@@ -68,6 +72,7 @@ __all__ = [
     "export",
     "inspect",
     "list_targets",
+    "quantize",
     "train",
     "verify",
 ]

@@ -14,13 +14,13 @@ from typing import Any
 
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
-from edgekit.errors import WorkspaceError
+from edgekit.errors import SourceError, WorkspaceError
 from edgekit.hashing import sha256
 from edgekit.recipe import Recipe, load_recipe
-from edgekit.samples import Samples, read_npz, read_samples, write_npz, write_samples
+from edgekit.samples import Samples, read_npz, read_samples, thirds, write_npz, write_samples
 from edgekit.toolchain.client import Toolchain
 from edgekit.types import Code, Feed, Progress, Source
-from edgekit.workspace import SourceInfo, Workspace
+from edgekit.workspace import SourceInfo, Workspace, reference_name
 
 ENOUGH_ROWS = 64
 SEED = 0
@@ -30,10 +30,15 @@ LOADING_S = 300
 
 @dataclass(frozen=True)
 class Evidence:
-    """`inputs` are .npy files by input name, `reference` the Keras model's outputs for them."""
+    """`inputs` are .npy files by input name, `reference` the Keras model's outputs for them.
+
+    `original` are those of the workspace's own model, where the reference is of one that was
+    trained on.
+    """
 
     inputs: Mapping[str, str]
     reference: Feed
+    original: Feed
     targets: Feed
     rows: int
     origin: str
@@ -59,7 +64,7 @@ def describe_source(source: Source, toolchain: Toolchain) -> tuple[SourceInfo, A
 
     raw = found["raw"]
     info = SourceInfo(
-        path="model" if path.is_dir() else f"model{_suffix(path)}",
+        path="model" if path.is_dir() else f"model{suffix_of(path)}",
         sha256=sha256(path),
         name=found["name"],
         family=found["family"],
@@ -88,29 +93,52 @@ def make_workspace(
     return workspace
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     """Keras tells by the name whether a file is a model or weights alone."""
     return ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
 
 
 def prepare(
-    workspace: Workspace, toolchain: Toolchain, samples: Samples | None, progress: Progress
+    workspace: Workspace,
+    toolchain: Toolchain,
+    samples: Samples | None,
+    progress: Progress,
+    *,
+    search: bool = False,
 ) -> None:
     """See to it that the workspace has rows to calibrate and to verify on, and their reference.
 
     New `samples` take the place of the calibration rows, and, unless there is a recipe with a test
     split, of the verification rows. Otherwise what is there stays. All of it changes at once.
+
+    A `search` takes validation rows, too: the recipe's; without one, a third of the samples
+    calibrates, a third decides and a third verifies.
+
+    Raises:
+        SourceError: there is nothing to take validation rows from.
     """
     fresh: dict[str, tuple[Samples, str]] = {}
     recipe = workspace.manifest.recipe
     if samples is not None:
         samples = _preprocessed(workspace, toolchain, samples)
+    verifying = samples
+    if search and recipe is None:
+        if samples is not None:
+            samples, deciding, verifying = thirds(samples, SEED)
+            fresh["validation"] = deciding, "samples"
+        elif not workspace.has_data("validation", reference_name("validation")):
+            raise SourceError(
+                f"{workspace.path} has no rows for a search to decide on",
+                hint="give --samples FILE.npz: a third of the rows decides",
+            )
+    elif search and not workspace.has_data("validation", reference_name("validation")):
+        fresh["validation"] = _split(workspace, toolchain, "validation", progress), "recipe"
     if samples is not None:
         fresh["calibration"] = samples, "samples"
     elif recipe is not None and not workspace.has_data("calibration"):
         fresh["calibration"] = _split(workspace, toolchain, "calibration", progress), "recipe"
-    if recipe is None and samples is not None:
-        fresh["verification"] = samples, "samples"
+    if recipe is None and verifying is not None:
+        fresh["verification"] = verifying, "samples"
     elif not workspace.has_data("verification", "reference"):
         if recipe is not None:
             fresh["verification"] = _split(workspace, toolchain, "test", progress), "recipe"
@@ -123,31 +151,61 @@ def prepare(
         for name, (rows, origin) in fresh.items():
             write_samples(staging / name, rows)
             staged[name] = staging / name, rows.rows, origin
-        if "verification" in fresh:
-            rows, _ = fresh["verification"]
-            progress(f"running the Keras model on {rows.rows:,} rows")
-            write_npz(staging / "reference", _reference(workspace, toolchain, rows))
-            staged["reference"] = staging / "reference", rows.rows, "keras"
+        for name in sorted({"verification", "validation"} & set(fresh)):
+            rows, _ = fresh[name]
+            progress(f"running the Keras model on {rows.rows:,} {name} rows")
+            path = staging / reference_name(name)
+            write_npz(path, _reference(workspace.source, toolchain, rows))
+            staged[path.name] = path, rows.rows, "keras"
         workspace.take_data(staged)
 
 
+def prepare_variant(
+    workspace: Workspace, toolchain: Toolchain, variant: str, progress: Progress
+) -> None:
+    """See to it that the outputs of a model that was trained on are there for all rows."""
+    source, _ = workspace.model_of(variant)
+    staged = {}
+    with workspace.staging() as staging:
+        for name in ("verification", "validation"):
+            path = workspace.data_path(name)
+            reference = reference_name(name, variant)
+            if path is None or workspace.has_data(reference):
+                continue
+            rows = read_samples(path, workspace.manifest.source.signature)
+            progress(f"running the {variant} model on {rows.rows:,} {name} rows")
+            write_npz(staging / reference, _reference(source, toolchain, rows))
+            staged[reference] = staging / reference, rows.rows, "keras"
+        if staged:
+            workspace.take_data(staged)
+
+
 @contextlib.contextmanager
-def opened(workspace: Workspace) -> Iterator[Evidence]:
-    """The evidence of a workspace, with its inputs as .npy files as long as the block runs."""
+def opened(
+    workspace: Workspace, *, rows: str = "verification", variant: str | None = None
+) -> Iterator[Evidence]:
+    """The evidence of a workspace, with its inputs as .npy files as long as the block runs.
+
+    `rows` are "verification" or "validation"; `variant` is the model that they are held against.
+    """
     data = workspace.manifest.data
-    rows, reference = workspace.data_path("verification"), workspace.data_path("reference")
-    if rows is None or reference is None:
+    path = workspace.data_path(rows)
+    original = workspace.data_path(reference_name(rows))
+    reference = workspace.data_path(reference_name(rows, variant))
+    if path is None or reference is None or original is None:
         raise WorkspaceError(
             f"{workspace.path} has no rows to compare with", hint="run edgekit export on it first"
         )
-    samples = read_samples(rows, workspace.manifest.source.signature)
+    samples = read_samples(path, workspace.manifest.source.signature)
+    expected = read_npz(original)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         yield Evidence(
             inputs=save_arrays(samples.feed, folder),
-            reference=read_npz(reference),
+            reference=expected if variant is None else read_npz(reference),
+            original=expected,
             targets=samples.targets,
             rows=samples.rows,
-            origin=data["verification"].origin,
+            origin=data[rows].origin,
             recipe=recipe_of(workspace),
         )
 
@@ -213,12 +271,12 @@ def _synthesize(workspace: Workspace, toolchain: Toolchain) -> Samples:
         return Samples(_in_memory(paths))
 
 
-def _reference(workspace: Workspace, toolchain: Toolchain, rows: Samples) -> Feed:
-    """The Keras model's own outputs."""
+def _reference(source: Source, toolchain: Toolchain, rows: Samples) -> Feed:
+    """The outputs of a Keras model itself."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call(
             "predict",
-            source=encode(workspace.source),
+            source=encode(source),
             inputs=save_arrays(rows.feed, Path(folder, "in")),
             folder=str(Path(folder, "out")),
         )

@@ -26,8 +26,8 @@ TOLERANCES = {
     # The largest error of 8 bits says little: the noise over all rows and the decisions count.
     "int8": Tolerance(min_sqnr_db=10, min_top1=0.90, max_dead_channels=FEW_CHANNELS, max_drop=0.05),
 }
-# int8 weights, float activations: what other tools write.
-TOLERANCES["dynamic"] = TOLERANCES["int8"]
+# The same weights, and finer activations: a model that is ruined by its weights is no better.
+TOLERANCES["dynamic"] = TOLERANCES["int16x8"] = TOLERANCES["int8"]
 """What each precision is held to."""
 
 

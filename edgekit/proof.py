@@ -44,10 +44,12 @@ def prove(
     signature: Signature,
     evidence: Evidence,
     target: Target,
+    keep_float: bool = False,
 ) -> Proof:
     """Run every row of `evidence` through the file `path` on `target` and compare.
 
-    `precision` decides how near it must come, and whether it must be integer inside.
+    `precision` decides how near it must come, and whether it must be integer inside:
+    all of it, unless some layers were asked to stay float (`keep_float`).
 
     Raises:
         RunnerError: the runtime cannot load or run the file.
@@ -59,7 +61,7 @@ def prove(
         job = Job("run", form, str(path), signature, evidence.inputs, out=folder)
         result = target.execute(job)
         outputs = {name: value[:] for name, value in load_arrays(result.outputs).items()}
-        failures = _structure(path, precision, signature)
+        failures = _structure(path, precision, signature, keep_float)
         mismatches = parity.mismatches(evidence.reference, outputs)
         figures: list[OutputParity] = []
         metrics: AccuracyRecord | None = None
@@ -93,7 +95,7 @@ def measure_accuracy(
     return AccuracyRecord(id, sha256, split, evidence.rows, metrics) if metrics else None
 
 
-def _structure(path: Path, precision: str, promised: Signature) -> list[str]:
+def _structure(path: Path, precision: str, promised: Signature, keep_float: bool) -> list[str]:
     """What the file itself says: its inputs and outputs, and the precision that it is of."""
     found = formats.describe(path)
     problems = []
@@ -107,16 +109,21 @@ def _structure(path: Path, precision: str, promised: Signature) -> list[str]:
     if stored and weights and stored not in weights:
         problems.append(f"it is not {precision}: no weight is stored as {stored}")
     # In TF.js 8 bits are how weights are stored; it always computes in float.
-    if precision == "int8" and found.format != "tfjs" and found.float_tensors:
+    is_integer = precision in ("int8", "int16x8") and found.format != "tfjs" and not keep_float
+    if is_integer and found.float_tensors:
         names = found.float_tensors
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        problems.append(f"it is not int8 inside: {', '.join(names[:3])}{more} compute in float")
+        problems.append(
+            f"it is not {precision} inside: {', '.join(names[:3])}{more} compute in float"
+        )
     return problems
 
 
 _STORED_AS = {
     ("tflite", "fp16"): "float16",
     ("tflite", "dynamic"): "int8",
+    ("onnx", "fp16"): "float16",
+    ("onnx", "dynamic"): "int8",
     ("tfjs", "fp16"): "float16",
     ("tfjs", "int8"): "uint8",
 }

@@ -50,6 +50,22 @@ def read_samples(path: Path, signature: Signature) -> Samples:
     return Samples({s.name: feed[s.name] for s in signature.inputs}, targets)
 
 
+def thirds(samples: Samples, seed: int) -> tuple[Samples, Samples, Samples]:
+    """The rows in three parts, at random, each in the order that they had.
+
+    Raises:
+        SourceError: there are fewer than three rows.
+    """
+    rows = samples.rows
+    if rows < 3:
+        raise SourceError(
+            f"{rows} rows cannot calibrate, decide and judge", hint="give some hundred rows"
+        )
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), 3)
+    first, second, third = (_chosen(samples, np.sort(part)) for part in parts)
+    return first, second, third
+
+
 def write_samples(path: Path, samples: Samples) -> None:
     """Write `samples` so that `read_samples` reads them again."""
     labels = {f"y_{name}": value for name, value in samples.targets.items()}
@@ -85,6 +101,13 @@ def read_npz(path: Path) -> Feed:
             f"{path}: cannot be read as samples: {e}",
             hint="write them by numpy.savez('samples.npz', x=rows, y=labels)",
         ) from e
+
+
+def _chosen(samples: Samples, rows: np.ndarray) -> Samples:
+    return Samples(
+        {name: value[rows] for name, value in samples.feed.items()},
+        {name: value[rows] for name, value in samples.targets.items()},
+    )
 
 
 def _split(path: Path, arrays: Feed, signature: Signature) -> tuple[Feed, Feed]:

@@ -17,15 +17,19 @@ from edgekit.types import (
     BASELINE,
     AccuracyRecord,
     Artifact,
+    Explanation,
     LatencyRecord,
     OutputParity,
     ParityRecord,
+    SearchRecord,
 )
 from edgekit.verbs.bench import BenchRow
 from edgekit.verbs.targets import TargetStatus
 from edgekit.workspace import Workspace
 
 NOT_VERIFIED = "not verified"
+MOST_LAYERS = 12
+LONGEST = 80
 KERAS = "Keras model"
 
 
@@ -47,6 +51,90 @@ def artifacts(
             NOT_VERIFIED if proof is None else _where(proof),
         )
     return table
+
+
+def quantized(
+    made: Sequence[Artifact],
+    parity: Sequence[ParityRecord],
+    accuracy: Sequence[AccuracyRecord],
+    times: Sequence[LatencyRecord],
+) -> Table:
+    """What was quantized and what it costs, against the Keras model."""
+    metric = _metric_name(accuracy)
+    table = _table("artifact", "size", "SQNR", "top-1", metric, "p50", "verified on")
+    proofs = {p.artifact: p for p in parity}
+    metrics = {a.artifact: a for a in accuracy}
+    medians = {t.artifact: duration(latency.summarize(t).p50_ns) for t in times}
+    baseline = metrics.get(BASELINE)
+    if baseline is not None:
+        table.add_row(KERAS, "", "", "", _metric(baseline), "", "")
+    for artifact in made:
+        proof = proofs[artifact.id]
+        _, sqnr, top1 = _parity_cells(proof)
+        table.add_row(
+            artifact.id,
+            size(artifact.size_bytes),
+            sqnr,
+            top1,
+            _metric(metrics.get(artifact.id), baseline),
+            medians.get(artifact.id, ""),
+            _where(proof),
+        )
+    return table
+
+
+def search(record: SearchRecord) -> Table:
+    """What a search tried, in its order."""
+    table = _table("", record.format, "size", record.measure, "lost", "p50", "", left=(1, 6))
+    for i, candidate in enumerate(record.candidates):
+        state = "[green]holds[/]" if i == record.chosen else ""
+        if candidate.lost is None:
+            state = escape(_short(candidate.failure or ""))
+        table.add_row(
+            str(i + 1),
+            escape(candidate.label),
+            size(candidate.size_bytes) if candidate.size_bytes else "",
+            "" if candidate.figure is None else f"{candidate.figure:.4f}",
+            "" if candidate.lost is None else record.loss(candidate.lost),
+            "" if candidate.p50_ns is None else duration(candidate.p50_ns),
+            state,
+        )
+    return table
+
+
+def verdict(record: SearchRecord) -> str:
+    """What came out of a search, in a line."""
+    allowed = f"allowed: {record.budget} of {record.measure}"
+    if record.baseline:
+        allowed += f" ({record.baseline:.4f} in Keras)"
+    if record.chosen is None:
+        return f"{record.format}: nothing holds on {record.rows:,} validation rows; {allowed}"
+    label = record.candidates[record.chosen].label
+    state = "published" if record.holds else "not published"
+    lost = f"lost {record.loss(record.final)} on the test rows"
+    if record.chance:
+        lost += f" (chance: ± {record.loss(record.chance)})"
+    return f"{record.format}: {label}, {state}: {lost}; {allowed}"
+
+
+def explanation(found: Explanation) -> Table:
+    """The layers of a file, the one that adds most error first."""
+    heads = (found.artifact, "adds", "so far", "cause", "what was seen", "try")
+    table = _table(*heads, left=(3, 4, 5))
+    for error in found.layers[:MOST_LAYERS]:
+        table.add_row(
+            escape(" + ".join(error.layers)),
+            f"{error.sqnr_db:.1f} dB",
+            f"{error.cumulative_sqnr_db:.1f} dB",
+            error.cause,
+            escape(error.detail),
+            escape(error.fix),
+        )
+    return table
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def parity(records: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]) -> Table:

@@ -21,22 +21,30 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "BACKENDS",
     "BASELINE",
+    "CALIBRATIONS",
     "FORMATS",
     "FREE_DIMENSION",
+    "METHODS",
     "PRECISIONS",
     "AccuracyRecord",
     "Artifact",
+    "Candidate",
     "Code",
+    "Explanation",
     "Feed",
     "Job",
     "JobResult",
     "LatencyRecord",
+    "LayerError",
     "Machine",
     "OutputParity",
     "ParityRecord",
     "Progress",
+    "Quantization",
     "Runtime",
+    "SearchRecord",
     "Signature",
     "Source",
     "Step",
@@ -49,7 +57,12 @@ Feed = dict[str, "np.ndarray"]
 """Arrays by Keras name, never by position; the first axis of each is the row."""
 
 FORMATS = ("tflite", "onnx", "tfjs")
-PRECISIONS = ("fp32", "fp16", "dynamic", "int8")
+PRECISIONS = ("fp32", "fp16", "dynamic", "int8", "int16x8")
+CALIBRATIONS = ("minmax", "percentile", "entropy")
+METHODS = ("ptq", "qat")
+"""Quantization after training, and training on for it."""
+BACKENDS = ("converter", "litert")
+"""What quantizes TFLite: TensorFlow's converter, or Google's newer litert-quantizer (an extra)."""
 BASELINE = "keras"
 """The artifact id under which records of the Keras model itself are kept."""
 
@@ -88,6 +101,24 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How an int8 or int16x8 file is quantized."""
+
+    calibration: str = "minmax"
+    """How the range of an activation is found: one of CALIBRATIONS."""
+    percentile: float = 99.99
+    """Share of the values, in percent, that "percentile" keeps."""
+    keep_float: tuple[str, ...] = ()
+    """Patterns of Keras layer names ("head/*") that stay in float."""
+    correct_bias: bool = False
+    """Whether the mean error of each channel is taken off its bias."""
+    equalize: bool = False
+    """Whether the ranges of channels are evened out between layers, which changes no output."""
+    backend: str = "converter"
+    """What quantizes TFLite: one of BACKENDS."""
+
+
+@dataclass(frozen=True)
 class Step:
     """How an artifact was made."""
 
@@ -121,6 +152,16 @@ class Artifact:
     def precision(self) -> str:
         """The last part of the variant: "int8" of sparse80-int8."""
         return self.variant.rpartition("-")[2]
+
+    @property
+    def model(self) -> str | None:
+        """The Keras model it is made from: "sparse80" of sparse80-int8; None: the source."""
+        return self.variant.rpartition("-")[0] or None
+
+    @property
+    def keeps_float(self) -> bool:
+        """Whether layers of an integer file were asked to stay float."""
+        return "keep_float" in self.step.options
 
     @property
     def format(self) -> str:
@@ -193,6 +234,89 @@ class AccuracyRecord:
     split: str
     rows: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file that a search tried."""
+
+    label: str
+    """What is particular about it, in words: "int8, percentile"."""
+    precision: str
+    quantization: Quantization
+    size_bytes: int
+    figure: float | None
+    """What it reached on the validation rows; None: it was not equal enough to be measured."""
+    lost: float | None
+    """Against the Keras model, in the unit of the budget."""
+    holds: bool
+    p50_ns: float | None = None
+    """Of one invocation on this machine, in one thread."""
+    failure: str | None = None
+    """Why it could not be made, or does not hold at all."""
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What a search for the cheapest file within a budget saw, in the order of its trials."""
+
+    format: str
+    method: str
+    """"ptq" or "qat"."""
+    budget: str
+    """As it was given: "1%" or "0.5pt"."""
+    measure: str
+    """What the budget is of: the recipe's metric, "top-1 agreement" or "noise"."""
+    rows: int
+    """Validation rows that decided."""
+    baseline: float
+    """The Keras model's own figure on them."""
+    candidates: tuple[Candidate, ...]
+    chosen: int | None
+    """Index in `candidates`; None: nothing held."""
+    final: float | None = None
+    """What the chosen one lost on the test rows, which took no part in the search."""
+    chance: float = 0.0
+    """Of that, what two standard errors of a difference on these rows may explain."""
+    holds: bool = False
+    """Whether the chosen one holds there, too, but for chance, and was published."""
+
+    def loss(self, value: float | None) -> str:
+        """A loss in the unit of the budget."""
+        if value is None:
+            return "an unknown amount"
+        return f"{100 * value:.2f} %" if self.budget.endswith("%") else f"{100 * value:.2f} pt"
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """The error that a layer adds, given the inputs that it has in the file."""
+
+    layers: tuple[str, ...]
+    """Keras layers that the file computes as one, in their order."""
+    sqnr_db: float
+    """Signal-to-noise ratio of what it gives, over channels, so that a large one hides no other."""
+    cumulative_sqnr_db: float
+    """That of its output against the Keras model's, with all errors before it."""
+    cause: str
+    detail: str
+    """The figures that show it."""
+    fix: str
+    """What to try."""
+    keep: tuple[str, ...] = ()
+    """The layers that have to stay float for the error to go: this one and, as far as an outlier
+    goes on, those that read it."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a file departs from the Keras model."""
+
+    artifact: str
+    rows: int
+    layers: tuple[LayerError, ...]
+    """The worst first."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

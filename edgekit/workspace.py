@@ -25,11 +25,13 @@ from edgekit.types import (
     LatencyRecord,
     ParityRecord,
     Progress,
+    SearchRecord,
     Signature,
     Source,
+    Step,
 )
 
-Record = ParityRecord | AccuracyRecord | LatencyRecord
+Record = ParityRecord | AccuracyRecord | LatencyRecord | SearchRecord
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -87,6 +89,15 @@ class DataInfo:
 
 
 @dataclass(frozen=True)
+class VariantInfo:
+    """A Keras model that was trained on from the workspace's own, and how."""
+
+    path: str
+    sha256: str
+    step: Step
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a workspace knows; the content of manifest.json."""
 
@@ -95,11 +106,15 @@ class Manifest:
     recipe: Code | None = None
     """The recipe that trained the model: a bundled name or a path."""
     data: Mapping[str, DataInfo] = field(default_factory=dict)
-    """"verification" rows, the Keras model's outputs for them ("reference"), and "calibration"."""
+    """"calibration", "verification" and, for a search, "validation" rows, and the Keras models'
+    outputs for them: see `reference_name`."""
+    variants: Mapping[str, VariantInfo] = field(default_factory=dict)
+    """Models that were trained on: "qat"."""
     artifacts: tuple[Artifact, ...] = ()
     parity: tuple[ParityRecord, ...] = ()
     accuracy: tuple[AccuracyRecord, ...] = ()
     latency: tuple[LatencyRecord, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
 
 
 class Workspace:
@@ -194,6 +209,18 @@ class Workspace:
         """The Keras model, after its hash was compared."""
         return self._file(self.manifest.source.path, self.manifest.source.sha256)
 
+    def model_of(self, variant: str | None) -> tuple[Source, str]:
+        """The Keras model that artifacts of a variant are made from, and its SHA-256."""
+        if variant is None:
+            return self.source, self.manifest.source.sha256
+        info = self.manifest.variants.get(variant)
+        if info is None:
+            raise WorkspaceError(
+                f"{self.path} has no model {variant!r} any more", hint="quantize it again"
+            )
+        path = self._file(info.path, info.sha256)
+        return replace(self.source, path=str(path)), info.sha256
+
     def artifact(self, id: str) -> Artifact:
         """The artifact of that id; WorkspaceError lists the ones that there are."""
         for artifact in self.manifest.artifacts:
@@ -269,12 +296,21 @@ class Workspace:
         }
         before = self.manifest.data.get("verification")
         after = infos.get("verification", before)
-        changes: dict[str, Any] = {"data": {**self.manifest.data, **infos}}
+        stale = {reference_name(name, v) for name in infos for v in self.manifest.variants}
+        kept = {n: info for n, info in self.manifest.data.items() if n not in stale}
+        changes: dict[str, Any] = {"data": {**kept, **infos}}
         if before is not None and after is not None and before.sha256 != after.sha256:
             changes |= {"parity": (), "accuracy": ()}
         for name, (file, _, _) in staged.items():
             os.replace(file, self.path / infos[name].path)
         self.change(**changes)
+
+    def take_variant(self, name: str, staged: Path, step: Step) -> None:
+        """Take over a staged Keras model; the references of an earlier one are dropped."""
+        info = VariantInfo(staged.name, sha256(staged), step)
+        os.replace(staged, self.path / info.path)
+        data = {n: d for n, d in self.manifest.data.items() if not n.startswith(f"{name}-")}
+        self.change(variants={**self.manifest.variants, name: info}, data=data)
 
     def publish(self, artifact: Artifact, staged: Path, *records: Record) -> None:
         """Take over a staged artifact with its records; those of an earlier one are dropped."""
@@ -288,7 +324,7 @@ class Workspace:
         changes: dict[str, Any] = {"artifacts": tuple(sorted([*kept, artifact], key=_order))}
         for kind in _KINDS.values():
             present = getattr(self.manifest, kind)
-            changes[kind] = tuple(r for r in present if r.artifact != artifact.id)
+            changes[kind] = tuple(r for r in present if _subject(r) != artifact.id)
         for record in records:
             changes[_KINDS[type(record)]] += (record,)
         self.change(**changes)
@@ -303,7 +339,9 @@ class Workspace:
             changes[kind] = (*kept, record)
         self.change(**changes)
 
-    def keep(self, *records: Record, progress: Progress) -> None:
+    def keep(
+        self, *records: ParityRecord | AccuracyRecord | LatencyRecord, progress: Progress
+    ) -> None:
         """Keep `records` if that is possible: what was found is true where it cannot be written."""
         try:
             with self.locked():
@@ -327,11 +365,23 @@ class Workspace:
         return path
 
 
+def reference_name(rows: str, variant: str | None = None) -> str:
+    """The data with a Keras model's outputs for `rows`, which is a name of data, too."""
+    first = "" if rows == "verification" else f"{rows}-"
+    return f"{first}reference" if variant is None else f"{variant}-{first}reference"
+
+
 _KINDS: dict[type, str] = {
     ParityRecord: "parity",
     AccuracyRecord: "accuracy",
     LatencyRecord: "latency",
+    SearchRecord: "searches",
 }
+
+
+def _subject(record: Any) -> str | None:
+    """The artifact that a record is of; a search is of none."""
+    return getattr(record, "artifact", None)
 
 
 def _conditions(record: Any) -> tuple[Any, ...]:
@@ -340,6 +390,8 @@ def _conditions(record: Any) -> tuple[Any, ...]:
         return record.artifact, record.target, record.threads, record.machine.cpu
     if isinstance(record, AccuracyRecord):
         return record.artifact, record.split
+    if isinstance(record, SearchRecord):
+        return record.format, record.method
     return record.artifact, record.runtime.name, record.machine.arch
 
 

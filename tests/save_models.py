@@ -47,6 +47,21 @@ def lstm() -> keras.Model:
     )
 
 
+def spread() -> keras.Model:
+    """A regression whose hidden channels differ a thousandfold: int8 has one step for all."""
+    random = np.random.default_rng(0)
+    x = keras.Input((16,), name="x")
+    first, second = layers.Dense(48, "relu", name="first"), layers.Dense(24, "relu", name="second")
+    model = keras.Model(x, layers.Dense(1, name="y")(second(first(x))))
+    for giver, taker in ((first, second), (second, model.get_layer("y"))):
+        factors = (10 ** random.uniform(0, 3, giver.units)).astype("float32")
+        kernel, bias = giver.get_weights()
+        giver.set_weights([kernel * factors, (bias + 0.1) * factors])
+        kernel, bias = taker.get_weights()
+        taker.set_weights([kernel / factors[:, None], bias])
+    return model
+
+
 def unbuilt() -> keras.Model:
     return keras.Sequential([layers.Dense(2)])
 
@@ -219,6 +234,7 @@ MODELS = (
     lookup_behind,
     tripled,
     own_hashing,
+    spread,
 )
 
 

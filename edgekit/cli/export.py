@@ -32,15 +32,7 @@ if TYPE_CHECKING:
 )
 @options.samples_option
 @options.output_option("The workspace folder  [default: <model>-edgekit].")
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    help="Rows per call  [default: 1 in tflite, any number in onnx and tfjs].",
-)
-@click.option(
-    "--opset", type=click.IntRange(13, 18), default=17, show_default=True, help="Of ONNX."
-)
-@click.option("--int8-io", is_flag=True, help="int8 tflite takes and gives int8, not float32.")
+@options.conversion_options
 @click.option(
     "--allow-unverified", is_flag=True, help="Also publish what no runtime here can load."
 )

@@ -41,6 +41,25 @@ def samples_option(command: F) -> F:
     )(command)
 
 
+def conversion_options(command: F) -> F:
+    """How a file takes its rows, and which ONNX it is."""
+    for option in (
+        click.option(
+            "--int8-io", is_flag=True, help="int8 tflite takes and gives int8, not float32."
+        ),
+        click.option(
+            "--opset", type=click.IntRange(13, 18), default=17, show_default=True, help="Of ONNX."
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            help="Rows per call  [default: 1 in tflite, any number in onnx and tfjs].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def loading_options(command: F) -> F:
     """How a model is loaded that a file alone does not tell, and which part of it is wanted."""
     for option in reversed(

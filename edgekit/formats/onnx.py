@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -216,12 +216,15 @@ def _constants(graph: _Graph) -> list[Tensor]:
     for name in list(biases):  # an int8 model's bias passes a DequantizeLinear
         if name in producers and producers[name].input:
             biases.add(producers[name].input[0])
-    quantizers = {n.input[0]: n for n in graph.nodes if n.op_type in QUANTIZERS and n.input}
-    parameters = {name for n in quantizers.values() for name in n.input[1:]}
+    quantizers = {
+        n.input[0]: n.input[1:] for n in graph.nodes if n.op_type in QUANTIZERS and n.input
+    }
+    quantizers |= _scaled_by_arithmetic(graph)
+    parameters = {name for names in quantizers.values() for name in names}
     tensors = []
     for name, proto in graph.constants.items():
         dtype, elements, size = _measure(name, proto)
-        scales, zero_points = _quantization(graph, quantizers.get(name))
+        scales, zero_points = _quantization(graph, quantizers.get(name, ()))
         role = _role(dtype, len(proto.dims), name in biases, bool(scales))
         if name in parameters:
             role = "other"
@@ -288,18 +291,40 @@ def _zeros(proto: Any, zero_points: list[int]) -> int | None:
     return int(np.count_nonzero(_values(proto) == (zero_points[0] if zero_points else 0)))
 
 
-def _quantization(graph: _Graph, node: Any) -> tuple[list[float], list[int]]:
-    """Scales and zero points of a QuantizeLinear or DequantizeLinear; empty if not constant."""
-    if node is None or len(node.input) < 2:
-        return [], []
-    scale, zero_point = (graph.constants.get(name) for name in [*node.input, ""][1:3])
+def _scaled_by_arithmetic(graph: _Graph) -> dict[str, list[str]]:
+    """Scales of integer constants that a Cast and a Mul make floats of, or what comes of them.
+
+    The latter are of a MatMulInteger, whose Mul has the product of both operands' scales.
+    """
+    readers = {name: n for n in graph.nodes for name in n.input}
+    producers = graph.producers()
+    found = {}
+    for name, proto in graph.constants.items():
+        cast = node = readers.get(name)
+        if node is not None and node.op_type == "MatMulInteger":
+            cast = readers.get(node.output[0])
+        if cast is None or cast.op_type != "Cast" or _dtype(proto.data_type) not in NARROW:
+            continue
+        product = readers.get(cast.output[0])
+        others = [n for n in (product.input if product else ()) if n != cast.output[0]]
+        if cast is not node:
+            others = [n for other in others if other in producers for n in producers[other].input]
+        scales = [other for other in others if other in graph.constants]
+        if len(scales) == 1:
+            found[name] = scales
+    return found
+
+
+def _quantization(graph: _Graph, names: Sequence[str]) -> tuple[list[float], list[int]]:
+    """The values of scales and zero points by their names; empty if they are not constant."""
+    scale, zero_point = (graph.constants.get(name) for name in [*names, "", ""][:2])
     if scale is None or _is_external(scale):
         return [], []
-    _measure(node.input[1], scale)
+    _measure(names[0], scale)
     scales = finite(_values(scale).reshape(-1))
     if zero_point is None or _is_external(zero_point):
         return scales, []
-    _measure(node.input[2], zero_point)
+    _measure(names[1], zero_point)
     return scales, [int(z) for z in _values(zero_point).reshape(-1)]
 
 
@@ -330,8 +355,12 @@ def _type(value: Any) -> tuple[str, tuple[int | None, ...]]:
 
 def _signature(proto: Any, graph: _Graph) -> Signature:
     constants = {tensor.name for tensor in proto.initializer}
-    reads = {n.input[0]: n for n in graph.nodes if n.op_type == "DequantizeLinear" and n.input}
-    makes = {n.output[0]: n for n in graph.nodes if n.op_type == "QuantizeLinear" and n.output}
+    reads = {
+        n.input[0]: n.input[1:] for n in graph.nodes if n.op_type == "DequantizeLinear" and n.input
+    }
+    makes = {
+        n.output[0]: n.input[1:] for n in graph.nodes if n.op_type == "QuantizeLinear" and n.output
+    }
     return Signature(
         # Before IR version 4 constants are listed as inputs too.
         inputs=tuple(_spec(v, graph, reads) for v in proto.input if v.name not in constants),
@@ -339,9 +368,9 @@ def _signature(proto: Any, graph: _Graph) -> Signature:
     )
 
 
-def _spec(value: Any, graph: _Graph, quantizers: dict[str, Any]) -> TensorSpec:
+def _spec(value: Any, graph: _Graph, quantizers: dict[str, Sequence[str]]) -> TensorSpec:
     dtype, shape = _type(value)
-    scales, zero_points = _quantization(graph, quantizers.get(value.name))
+    scales, zero_points = _quantization(graph, quantizers.get(value.name, ()))
     return TensorSpec(
         name=_text(value.name),
         native=_text(value.name),

@@ -33,7 +33,11 @@ BITS = {
     "int4": 4, "uint4": 4, "int2": 2,
 }  # fmt: skip
 NARROW = {"int8", "uint8", "int16", "int4", "uint4", "int2"}
-COMPUTES_NOTHING = {"QUANTIZE", "DEQUANTIZE", "CAST", "SHAPE", "RANK"}
+COMPUTES_NOTHING = {
+    "QUANTIZE", "DEQUANTIZE", "CAST", "SHAPE", "RANK",
+    # A mask is what is exactly 0 in a float input.
+    "EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL",
+}  # fmt: skip
 NEVER_QUANTIZED = {
     "CEIL", "COS", "ELU", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "LOCAL_RESPONSE_NORMALIZATION",
     "NEG", "POW", "ROUND", "SIGN", "SIN", "SQUARE",
@@ -43,20 +47,15 @@ NEVER_QUANTIZED = {
 In its int8 files they stand in float between a DEQUANTIZE and a QUANTIZE; LayerNormalization
 (NEG), GroupNormalization (SQUARE) and ELU bring them in.
 """
+NEVER_INT16 = {"DIV", "HARD_SWISH", "PRELU", "SELECT", "SELECT_V2", "SQUARED_DIFFERENCE"}
+"""Those that have an int8 form, and none of 16 bits, in files with 16-bit activations."""
 PASSES_WEIGHTS_ON = {"DEQUANTIZE", "DENSIFY", "RESHAPE", "TRANSPOSE"}
 BIAS_OPERANDS = {
-    "CONV_2D": {2},
-    "CONV_3D": {2},
-    "DEPTHWISE_CONV_2D": {2},
-    "FULLY_CONNECTED": {2},
-    "TRANSPOSE_CONV": {3},
-    "CONV_3D_TRANSPOSE": {3},
-    "LSTM": {12, 13, 14, 15, 17},
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": {12, 13, 14, 15, 17},
-    "RNN": {3},
+    "CONV_2D": {2}, "CONV_3D": {2}, "DEPTHWISE_CONV_2D": {2}, "FULLY_CONNECTED": {2},
+    "TRANSPOSE_CONV": {3}, "CONV_3D_TRANSPOSE": {3}, "RNN": {3}, "SVDF": {3},
+    "LSTM": {12, 13, 14, 15, 17}, "UNIDIRECTIONAL_SEQUENCE_LSTM": {12, 13, 14, 15, 17},
     "UNIDIRECTIONAL_SEQUENCE_RNN": {3},
-    "SVDF": {3},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,13 @@ def _read(path: Path) -> FileDescription:
 
 
 def _float_tensors(graph: _Graph) -> list[str]:
+    wide = any(graph.dtypes[i] == "int16" for op in graph.operators for i in op.outputs)
+    exempt = COMPUTES_NOTHING | NEVER_QUANTIZED | (NEVER_INT16 if wide else set())
     used = {
         index
         for op in graph.operators
-        if op.name not in COMPUTES_NOTHING | NEVER_QUANTIZED
-        for index in (*op.inputs, *op.outputs)
-        if index >= 0
+        if op.name not in exempt
+        for index in {*op.inputs, *op.outputs} - {-1}
     }
     return [graph.names[i] for i in sorted(used) if _is_float(graph.dtypes[i])]
 

@@ -1,4 +1,4 @@
-"""A worker: `python -m edgekit.toolchain session` (TensorFlow) or `quantizer` (ONNX Runtime).
+"""A worker: `python -m edgekit.toolchain session`, or another module that has a `Session`.
 
 JSON requests on stdin, one a line; progress and answers as JSON lines on a private pipe.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import queue
 import re
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from edgekit import errors
@@ -30,8 +33,22 @@ def main() -> None:
 
     # Imported before the first request arrives, while the host prepares it.
     session = importlib.import_module(f"edgekit.toolchain.{sys.argv[1]}").Session()
-    for line in sys.stdin:
+    for line in _requests():
         say(_answer(session, json.loads(line), lambda text: say({"progress": text})))
+
+
+def _requests() -> Iterator[str]:
+    """Lines of stdin. At its end the process ends, too, whatever it does: nobody waits for it."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 def _answer(session: Any, request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -32,7 +32,12 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 
-_MODULES = {"session": "session", "keras2": "session", "quantizer": "quantizer"}
+_MODULES = {
+    "session": "session",
+    "keras2": "session",
+    "quantizer": "quantizer",
+    "tfmot": "tfmot",
+}
 
 _open: contextvars.ContextVar[Mapping[str, Toolchain]] = contextvars.ContextVar("toolchains")
 
@@ -68,8 +73,8 @@ def open_toolchain(
 class Toolchain:
     """One worker process; it starts, and imports what it needs, at once.
 
-    `kind` is "session", the one with TensorFlow and Keras 3, "keras2", the same with Keras 2, or
-    "quantizer", which has ONNX Runtime only.
+    `kind` is "session", the one with TensorFlow and Keras 3, "keras2", the same with Keras 2,
+    "quantizer", which has ONNX Runtime only, or "tfmot", which TFMOT has to itself.
     """
 
     def __init__(self, *, kind: str = "session", threads: int | None = None) -> None:
@@ -142,7 +147,7 @@ class Toolchain:
                 environment[f"TF_NUM_{pool}_THREADS"] = str(self._threads)
         # What `tf.keras` is in the user's own code; TFMOT sets it, too, for its own process.
         environment.pop("TF_USE_LEGACY_KERAS", None)
-        if self._kind == "keras2":
+        if self._kind in ("keras2", "tfmot"):
             environment["TF_USE_LEGACY_KERAS"] = "1"
         process = subprocess.Popen(
             # -P: a file of the user's working directory must not shadow a module.

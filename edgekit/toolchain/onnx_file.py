@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,105 @@ def tidy(proto: Any, names: dict[str, str]) -> None:
     proto.opset_import.extend(onnx.helper.make_opsetid(*opset) for opset in opsets)
 
 
+def made_in(graph: Any) -> list[str]:
+    """Names of the tensors that a graph's own nodes give."""
+    return [name for node in graph.node for name in node.output if name]
+
+
+def cut(graph: Any, outputs: Sequence[str]) -> None:
+    """Leave of a graph what gives `outputs`, any of its tensors, and make these its outputs."""
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    nodes = _sorted(graph)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def compact(proto: Any, names: Collection[str]) -> None:
+    """Leave out of a tidy model what takes bytes and tells a runtime nothing.
+
+    Equal constants become one, attributes that are the operator's defaults go. Nodes without
+    weights lose their names, and tensors get short ones, but for inputs, outputs and `names`.
+    """
+    graph = proto.graph
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    fixed = {value.name for value in (*graph.input, *graph.output)} | set(names)
+    new = _shared_constants(graph, fixed)
+    for node in graph.node:
+        _drop_defaults(node, versions.get(node.domain, 1))
+        if node.op_type not in WEIGHTED:
+            node.name = ""
+    taken = set(_used_names(graph)) | fixed
+    short = (name for i in itertools.count() if (name := _letters(i)) not in taken)
+    tensors = [t.name for t in graph.initializer]
+    tensors += [name for node in graph.node for name in node.output if name]
+    new |= {name: next(short) for name in tensors if name not in fixed and name not in new}
+    new = {name: new.get(to, to) for name, to in new.items()}
+    for tensor in graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    for node in graph.node:
+        _rename_reads(node, new)
+        node.output[:] = [new.get(name, name) for name in node.output]
+
+
+def _shared_constants(graph: Any, fixed: Collection[str]) -> dict[str, str]:
+    """Delete initializers that are equal to an earlier one; the name of that one for each."""
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    for tensor in graph.initializer:
+        content = onnx.TensorProto()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        key = content.SerializeToString(deterministic=True)
+        if tensor.name not in fixed and first.setdefault(key, tensor.name) != tensor.name:
+            same[tensor.name] = first[key]
+    kept = [tensor for tensor in graph.initializer if tensor.name not in same]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return same
+
+
+def _drop_defaults(node: Any, version: int) -> None:
+    if not onnx.defs.has(node.op_type, version, node.domain):
+        return
+    defaults = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
+    for attribute in list(node.attribute):
+        value = onnx.helper.get_attribute_value(attribute)
+        default = defaults[attribute.name].default_value if attribute.name in defaults else None
+        is_default = (
+            default is not None
+            and default.type == attribute.type
+            and (onnx.helper.get_attribute_value(default) == value)
+        )
+        if node.op_type in _WINDOWED and attribute.name in _DEFAULT_EACH:
+            is_default = set(value) <= {_DEFAULT_EACH[attribute.name]}
+        if is_default:
+            node.attribute.remove(attribute)
+
+
+_WINDOWED = ("AveragePool", "Conv", "ConvTranspose", "MaxPool")
+_DEFAULT_EACH = {"dilations": 1, "pads": 0, "strides": 1}
+"""What each axis has if the attribute is not there; the operators' schemas say it in words only."""
+
+
+def _used_names(graph: Any) -> Iterator[str]:
+    for inner in subgraphs(graph):
+        for value in (*inner.input, *inner.output, *inner.initializer):
+            yield value.name
+        for node in inner.node:
+            yield from node.input
+            yield from node.output
+
+
+def _letters(number: int) -> str:
+    """a, b ... z, aa, ab ..."""
+    name = ""
+    while number >= 0:
+        number, letter = divmod(number, 26)
+        name, number = chr(ord("a") + letter) + name, number - 1
+    return name
+
+
 def _tidy_graph(graph: Any, outer: dict[str, str], fixed: dict[str, str], taken: set[str]) -> None:
     """Sort and rename a graph and those inside it.
 
@@ -94,7 +193,7 @@ def _new_names(
     new: dict[str, str] = {}
     for node in nodes:
         node.name = _unique(_scoped(node), taken)
-        for i, name in enumerate(_reads(node)):
+        for i, name in enumerate(reads_of(node)):
             if name in constants and name not in fixed and name not in new:
                 new[name] = _unique(f"{node.name}/{_role(node.op_type, i)}", taken)
         for i, name in enumerate(node.output):
@@ -175,16 +274,16 @@ def _sorted(graph: Any) -> list[Any]:
                 order.append(node)
                 continue
             stack.append((node, True))
-            needed = [producer[name] for name in _reads(node) if name in producer]
+            needed = [producer[name] for name in reads_of(node) if name in producer]
             stack.extend((n, False) for n in reversed(needed) if id(n) not in done)
     return order
 
 
-def _reads(node: Any) -> list[str]:
+def reads_of(node: Any) -> list[str]:
     """Names of the tensors that a node, or a graph inside it, reads; in order, once each."""
     names = list(node.input)
     for body in _bodies(node):
-        names += [name for inner in body.node for name in _reads(inner)]
+        names += [name for inner in body.node for name in reads_of(inner)]
         names += [value.name for value in body.output]
     return list(dict.fromkeys(names))
 

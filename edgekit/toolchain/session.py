@@ -14,15 +14,16 @@ import tensorflow as tf
 
 from edgekit.agent import machine
 from edgekit.agent.arrays import load_arrays, save_arrays
-from edgekit.agent.protocol import Job, JobResult, Signature, decode, encode
+from edgekit.agent.protocol import Job, JobResult, decode, encode
 from edgekit.agent.rows import pad, time_first_row
 from edgekit.errors import SourceError
 from edgekit.recipe import Split, load_recipe
-from edgekit.toolchain import layers, onnx, reference, synthetic, tfjs, tflite
-from edgekit.toolchain.canonical import Canonical, trace
+from edgekit.toolchain import reference, synthetic
+from edgekit.toolchain.conversions import INTEGER, Conversions
+from edgekit.toolchain.fine_tuning import Lesson
 from edgekit.toolchain.keras_runner import KerasRunner
-from edgekit.toolchain.source import Loaded, load
-from edgekit.types import Progress, Source
+from edgekit.toolchain.source import load, load_keras
+from edgekit.types import Feed, Progress, Quantization, Source
 
 _TOOLS = {
     "tflite": ("tensorflow", "keras", "ai-edge-litert"),
@@ -34,6 +35,9 @@ _TOOLS = {
 SOME_ROWS = 4
 """Rows that are run twice more, to see whether the model gives the same again."""
 
+SOME_UNSEEN = 64
+"""Rows on which ranges are checked, and layers compared."""
+
 REFERENCE_ELEMENTS = 600_000
 """Input elements per eager call, as 4 images of 224²: more of them take gigabytes (measured)."""
 
@@ -43,19 +47,18 @@ class Session:
 
     def __init__(self) -> None:
         self._source: Source | None = None
-        self._loaded: Loaded | None = None
-        self._traces: dict[tuple[int | None, bool], Canonical] = {}
-        self._onnx: dict[tuple[Canonical, int], tuple[Path, Signature]] = {}
-        self._scratch = Path(tempfile.gettempdir())  # the host's: it cleans up
+        self._made: Conversions | None = None
+        self._rows: dict[tuple[str, ...], Feed] = {}
 
     def load(self, *, source: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """What the model in the file `source` is."""
-        loaded = self._load(source)
+        made = self._load(source)
+        loaded = made.loaded
         model, before = loaded.model, loaded.preprocessing
         return {
             "name": model.name,
             "parameters": model.parameters,
-            "signature": encode(self._trace(model.fixed_batch).signature),
+            "signature": encode(made.trace(model.fixed_batch).signature),
             "family": loaded.version,
             "code": loaded.code,
             "notes": loaded.notes,
@@ -65,7 +68,7 @@ class Session:
 
     def moved(self, *, source: Mapping[str, Any], progress: Progress) -> None:
         """The model that was loaded last is copied to `source`: it need not be loaded again."""
-        if self._loaded is not None:
+        if self._made is not None:
             self._source = decode(Source, source)
 
     def train(
@@ -95,7 +98,7 @@ class Session:
         progress: Progress,
     ) -> dict[str, str]:
         """Raw rows as the layers that were split off give them to the model."""
-        before = self._load(source).preprocessing
+        before = self._load(source).loaded.preprocessing
         if before is None:
             raise SourceError("the model has no preprocessing that was split off")
         return save_arrays(before.apply(load_arrays(inputs)), Path(folder))
@@ -110,7 +113,9 @@ class Session:
         progress: Progress,
     ) -> dict[str, str]:
         """Random rows that the model accepts."""
-        return save_arrays(synthetic.feed(self._load(source).model, rows, seed), Path(folder))
+        return save_arrays(
+            synthetic.feed(self._load(source).loaded.model, rows, seed), Path(folder)
+        )
 
     def predict(
         self,
@@ -125,7 +130,7 @@ class Session:
         Called eagerly, not through the traced function that is converted: a fault of that one
         would be on both sides of the comparison.
         """
-        model = self._load(source).model
+        model = self._load(source).loaded.model
         feed = load_arrays(inputs)
         batch = model.fixed_batch
         rows = len(next(iter(feed.values())))
@@ -155,68 +160,123 @@ class Session:
         opset: int,
         int8_io: bool,
         flex: bool,
+        quantization: Mapping[str, Any],
         calibration: Mapping[str, str] | None,
+        unseen: Mapping[str, str] | None,
         progress: Progress,
     ) -> dict[str, Any]:
-        """Write one format in one precision to `path`; ONNX in fp32, to be quantized after."""
-        keras_layers = self._load(source).model.layers
-        int8 = precision == "int8" and form != "tfjs"
-        unroll = int8 and bool(layers.recurrent(keras_layers))
-        model = self._trace(batch, unroll)
-        samples = load_arrays(calibration) if calibration else None
-        options: dict[str, Any] = {"unrolled": True} if unroll else {}
+        """Write one format in one precision to `path`.
+
+        Of ONNX, fp32 only: "made_from" is the float file that the light worker makes others from.
+        """
+        made = self._load(source)
+        how, rows = decode(Quantization, quantization), self._read(calibration)
+        made_from, keep = "", list[str]()
+        warnings: list[str] = []
         if form == "tflite":
-            signature = tflite.convert(
-                model,
+            signature = made.tflite(
                 Path(path),
-                precision=precision,
-                calibration=samples,
+                precision,
+                batch=batch,
+                quantization=how,
+                rows=rows,
                 int8_io=int8_io,
                 flex=flex,
             )
+            if rows is not None and unseen is not None:
+                warnings = made.departures(rows, self._some(unseen), batch, how.equalize)
         elif form == "onnx":
-            signature = self._convert_onnx(model, opset, Path(path))
+            fp32, signature, keep = made.onnx(
+                precision, batch=batch, opset=opset, quantization=how, rows=rows
+            )
+            if precision == "fp32":
+                shutil.copyfile(fp32, path)
+            made_from = str(fp32)
         else:
-            # 8 bits in TF.js are a storage format of the weights.
-            stored = "uint8" if precision == "int8" else precision
-            signature = tfjs.convert(model, stored, Path(path))
+            signature = made.tfjs(Path(path), precision, batch=batch)
+        is_unrolled = form != "tfjs" and precision in INTEGER and made.is_recurrent
         return {
             "signature": encode(signature),
-            "options": options,
+            "options": {"unrolled": True} if is_unrolled else {},
+            "made_from": made_from,
+            "keep": keep,
+            "warnings": warnings,
             "tools": {name: version(name) for name in _TOOLS[form]},
         }
 
+    def train_quantized(
+        self,
+        *,
+        source: Mapping[str, Any],
+        recipe: str | None,
+        feed: Mapping[str, str] | None,
+        targets: Mapping[str, str] | None,
+        epochs: int | None,
+        path: str,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Train a model on under fake quantization, and save it as it was with other weights."""
+        from edgekit.toolchain import qat
+
+        wanted = decode(Source, source)
+        lesson = Lesson(recipe, feed or {}, targets or {}, epochs=epochs)
+        # Fresh from the file: what was loaded to be converted has no dropout any more.
+        done = qat.fine_tune_quantized(load_keras(wanted), wanted, lesson, Path(path), progress)
+        packages = {"tfmot": "tensorflow-model-optimization"}
+        used = ["tensorflow", *(packages[n] for n in packages if done["engine"].startswith(n))]
+        return {**done, "tools": {name: version(name) for name in used}}
+
+    def explain(
+        self,
+        *,
+        source: Mapping[str, Any],
+        form: str,
+        precision: str,
+        batch: int | None,
+        opset: int,
+        quantization: Mapping[str, Any],
+        calibration: Mapping[str, str] | None,
+        rows: Mapping[str, str],
+        progress: Progress,
+    ) -> Any:
+        """What error each layer adds in one format and precision."""
+        found = self._load(source).explain(
+            form,
+            precision,
+            batch=batch,
+            opset=opset,
+            quantization=decode(Quantization, quantization),
+            calibration=self._read(calibration),
+            rows=self._some(rows),
+        )
+        return encode(found)
+
     def time(self, *, source: Mapping[str, Any], job: Mapping[str, Any], progress: Progress) -> Any:
         """Time the Keras model itself as `job` asks."""
-        self._load(source)
+        made = self._load(source)
         wanted = decode(Job, job)
         before = machine.resident_bytes()
-        runner = KerasRunner(self._trace(wanted.signature.inputs[0].shape[0] or 1))
+        runner = KerasRunner(made.trace(wanted.signature.inputs[0].shape[0] or 1))
         timing = time_first_row(runner, wanted, load_arrays(wanted.inputs), 0, before)
         return encode(JobResult(runner.runtime, machine.describe(), timing=timing))
 
-    def _load(self, source: Mapping[str, Any]) -> Loaded:
+    def _load(self, source: Mapping[str, Any]) -> Conversions:
         wanted = decode(Source, source)
-        if self._loaded is None or wanted != self._source:
-            self._loaded = None  # two large models need not be here at a time
-            self._traces.clear()
-            self._onnx.clear()
-            self._loaded, self._source = load(wanted), wanted
-        return self._loaded
+        if self._made is None or wanted != self._source:
+            self._made = None  # two large models need not be here at a time
+            # The host's folder for temporary files: it cleans up.
+            scratch = Path(tempfile.mkdtemp())
+            self._made, self._source = Conversions(load(wanted), scratch), wanted
+        return self._made
 
-    def _trace(self, batch: int | None, unroll: bool = False) -> Canonical:
-        if (batch, unroll) not in self._traces:
-            assert self._loaded is not None
-            model = self._loaded.model
-            with layers.unrolled(model.layers if unroll else ()):
-                self._traces[batch, unroll] = trace(model, batch)
-        return self._traces[batch, unroll]
+    def _read(self, paths: Mapping[str, str] | None) -> Feed | None:
+        """The rows in .npy files: the same object for the same files."""
+        if paths is None:
+            return None
+        key = tuple(paths.values())
+        if key not in self._rows:
+            self._rows[key] = load_arrays(paths)
+        return self._rows[key]
 
-    def _convert_onnx(self, model: Canonical, opset: int, path: Path) -> Signature:
-        """The float file, made once: int8 is made from it, by the quantizer."""
-        if (model, opset) not in self._onnx:
-            fp32 = self._scratch / f"{len(self._onnx)}.onnx"
-            self._onnx[model, opset] = fp32, onnx.convert(model, fp32, opset=opset)
-        fp32, signature = self._onnx[model, opset]
-        shutil.copyfile(fp32, path)
-        return signature
+    def _some(self, paths: Mapping[str, str]) -> Feed:
+        return {name: value[:SOME_UNSEEN] for name, value in load_arrays(paths).items()}

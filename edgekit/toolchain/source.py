@@ -34,6 +34,8 @@ class Loaded:
     notes: tuple[str, ...]
     """What the user should know of it."""
     preprocessing: Preprocessing | None
+    keras: Any = None
+    """The Keras model itself; None for a SavedModel."""
 
 
 def load(source: Source) -> Loaded:
@@ -53,7 +55,22 @@ def load(source: Source) -> Loaded:
     layers.keep_no_state(found.layers)
     policies = layers.use_float32(found.layers)
     notes = _notes(policies, part, preprocessing)
-    return Loaded(found, f"{source.family} {keras.__version__}", code, notes, preprocessing)
+    version = f"{source.family} {keras.__version__}"
+    return Loaded(found, version, code, notes, preprocessing, part.model)
+
+
+def load_keras(source: Source) -> Any:
+    """The Keras model in a file as it was saved, to be trained on.
+
+    Raises:
+        SourceError: it cannot be loaded, or is a SavedModel without layers.
+    """
+    if source.family == "saved-model":
+        raise SourceError(
+            f"{source.path} is a SavedModel without layers, which cannot be trained on",
+            hint="give the .keras or .h5 file",
+        )
+    return _load_keras(importlib.import_module(PACKAGES[source.family]), source)[0]
 
 
 def _load_saved_model(source: Source) -> Loaded:

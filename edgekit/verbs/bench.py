@@ -123,6 +123,23 @@ def bench(
     return result
 
 
+def time_files(
+    items: Sequence[Located],
+    place: Target,
+    *,
+    threads: int = 1,
+    rounds: int,
+    seconds: float,
+    progress: Progress,
+) -> list[LatencyRecord | EdgekitError]:
+    """Time files side by side, in their order: a record of each, or why there is none."""
+    with contextlib.ExitStack() as stack:
+        subjects = [_file(item, place, threads, seconds, stack).subject for item in items]
+        return latency.measure(
+            subjects, target=place.uri, threads=threads, rounds=rounds, progress=progress
+        )
+
+
 @dataclass(frozen=True)
 class _Entry:
     subject: Subject

@@ -13,12 +13,17 @@ from edgekit.verbs.source import refuse_loading
 from edgekit.workspace import Workspace
 
 SUPPORTED = {
-    "tflite": ("fp32", "fp16", "dynamic", "int8"),
-    "onnx": ("fp32", "int8"),
+    "tflite": PRECISIONS,
+    "onnx": PRECISIONS,
     "tfjs": ("fp32", "fp16", "int8"),
 }
-"""dynamic has int8 weights and computes in float. int8 in TF.js means weights stored in 8 bits:
-smaller to download, computed in float."""
+"""dynamic has int8 weights and float activations, int16x8 int8 weights and int16 activations. int8
+in TF.js means weights stored in 8 bits: smaller to download, computed in float."""
+
+
+def needs_calibration(form: str, precision: str) -> bool:
+    """Whether the ranges of activations must be known to make such a file."""
+    return precision in ("int8", "int16x8") and form != "tfjs"
 
 
 def plan(to: str | Sequence[str], precision: str | Sequence[str]) -> list[tuple[str, str]]:
@@ -65,16 +70,16 @@ def check_samples(
     workspace: Workspace | None,
     wanted: list[tuple[str, str]],
 ) -> None:
-    """Refuse samples that are not there, and int8 without any."""
+    """Refuse samples that are not there, and int8 or int16x8 without any."""
     if samples is not None and not Path(samples).is_file():
         raise SourceError(f"there is no file {samples}")
-    needs_rows = any(kind == "int8" and form != "tfjs" for form, kind in wanted)
+    needing = [kind for form, kind in wanted if needs_calibration(form, kind)]
     has_rows = workspace is not None and (
         workspace.has_data("calibration") or workspace.manifest.recipe is not None
     )
-    if needs_rows and samples is None and not has_rows:
+    if needing and samples is None and not has_rows:
         raise SourceError(
-            "int8 needs samples to calibrate with, and there are none",
+            f"{needing[0]} needs samples to calibrate with, and there are none",
             hint="give --samples FILE.npz with a few hundred typical rows",
         )
 

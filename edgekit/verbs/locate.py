@@ -24,6 +24,9 @@ class Located:
     sha256: str
     signature: Signature
     workspace: Workspace | None = None
+    model: str | None = None
+    """The Keras model it is held against: a variant of the workspace's; None: the source."""
+    keeps_float: bool = False
 
 
 def locate(source: Path) -> list[Located]:
@@ -39,21 +42,29 @@ def locate(source: Path) -> list[Located]:
             raise SourceError(
                 f"{source} has no artifacts yet", hint=f"make some with: edgekit export {source}"
             )
-        return [_of(workspace, artifact) for artifact in workspace.manifest.artifacts]
+        return [of_workspace(workspace, artifact) for artifact in workspace.manifest.artifacts]
     if not source.exists():
         raise SourceError(f"there is no file {source}")
     if (source.parent / MANIFEST).is_file():
         workspace = Workspace.open(source.parent)
         for artifact in workspace.manifest.artifacts:
             if artifact.path == source.name:
-                return [_of(workspace, artifact)]
+                return [of_workspace(workspace, artifact)]
     return [_plain(source)]
 
 
-def _of(workspace: Workspace, artifact: Artifact) -> Located:
+def of_workspace(workspace: Workspace, artifact: Artifact) -> Located:
+    """An artifact of a workspace, after its hash was compared."""
     path = workspace.artifact_path(artifact)
     return Located(
-        artifact.id, path, artifact.precision, artifact.sha256, artifact.signature, workspace
+        artifact.id,
+        path,
+        artifact.precision,
+        artifact.sha256,
+        artifact.signature,
+        workspace,
+        artifact.model,
+        artifact.keeps_float,
     )
 
 

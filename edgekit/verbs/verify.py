@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,16 @@ def _recorded(
         raise SourceError(
             "a workspace is verified on its own rows", hint="leave out --samples, or add --against"
         )
-    with evidence.opened(workspace) as rows:
-        result = _prove(found, rows, place, progress)
+    results: list[VerifyResult] = []
+    for model in dict.fromkeys(item.model for item in found):
+        with evidence.opened(workspace, variant=model) as rows:
+            of_model = [item for item in found if item.model == model]
+            results.append(_prove(of_model, rows, place, progress))
+    result = VerifyResult(
+        tuple(chain.from_iterable(r.parity for r in results)),
+        tuple(chain.from_iterable(r.accuracy for r in results)),
+        tuple(chain.from_iterable(r.failures for r in results)),
+    )
     workspace.keep(*result.parity, *result.accuracy, progress=progress)
     return result
 
@@ -183,6 +192,7 @@ def _prove(
                 signature=item.signature,
                 evidence=rows,
                 target=place,
+                keep_float=item.keeps_float,
             )
         except (RunnerError, MissingDependency) as e:
             failures.append(e.failure(item.id))

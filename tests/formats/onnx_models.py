@@ -92,6 +92,18 @@ def attention():
     return keras.Model(x, layers.Dense(4)(h))
 
 
+def masks():
+    """Masks that are added as -1e9, one of them a constant matrix, before a wide dense layer."""
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    h = layers.Embedding(50, 16, mask_zero=True)(tokens)
+    h = h + layers.MultiHeadAttention(2, 8)(h, h, use_causal_mask=True)
+    scores = keras.ops.matmul(h, keras.ops.transpose(h, (0, 2, 1)))
+    later = np.triu(np.full((6, 6), -1e9, "float32"), 1)
+    h = keras.ops.matmul(keras.ops.softmax(scores + later), h)
+    h = layers.Dense(256, "relu")(layers.Flatten()(h))
+    return keras.Model(tokens, layers.Dense(256, name="y")(h))
+
+
 def equal_outputs():
     x = keras.Input((4,), name="x")
     y = layers.Dense(3, name="y")(x)
@@ -158,6 +170,7 @@ MODELS = {
         lstm,
         gru,
         attention,
+        masks,
         equal_outputs,
         free_height_and_width,
         lowered_images,
@@ -204,6 +217,16 @@ def reference(model, feed):
         return {name: np.asarray(value) for name, value in outputs.items()}
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     return {n: np.asarray(v) for n, v in zip(model.output_names, outputs, strict=True)}
+
+
+def snr_db(got, expected):
+    """The worst output's signal-to-noise ratio; the signal is what varies from row to row."""
+    ratios = []
+    for name, value in expected.items():
+        signal = np.square(value - value.mean(axis=0), dtype=np.float64).mean()
+        noise = np.square(got[name] - value, dtype=np.float64).mean()
+        ratios.append(10 * np.log10(signal / max(noise, 1e-30)))
+    return min(ratios)
 
 
 def nodes(path):

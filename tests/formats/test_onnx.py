@@ -15,7 +15,7 @@ from edgekit.errors import ConversionError
 from edgekit.toolchain.canonical import trace
 from edgekit.toolchain.model import of_keras
 from edgekit.toolchain.onnx import convert
-from edgekit.toolchain.onnx_int8 import quantize
+from edgekit.toolchain.onnx_quantize import FloatFile, quantize
 from tests.formats.onnx_models import (
     MODELS,
     build_model,
@@ -81,7 +81,8 @@ def test_fixed_batch_is_a_fixed_dimension(tmp_path):
 def test_opset_is_the_one_asked_for(converted, tmp_path, opset):
     model, _, _ = converted("cnn")
     signature = convert(trace(of_keras(model), None), tmp_path / "a.onnx", opset=opset)
-    quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", signature, rows_for(signature, 4))
+    source = FloatFile(tmp_path / "a.onnx", signature, rows_for(signature, 4))
+    quantize(source, tmp_path / "b.onnx", "int8")
     feed = rows_for(signature, 3)
     for name, cosine in (("a.onnx", 0.99999), ("b.onnx", 0.98)):
         path = tmp_path / name
@@ -133,13 +134,14 @@ from pathlib import Path
 from edgekit.toolchain.canonical import trace
 from edgekit.toolchain.model import of_keras
 from edgekit.toolchain.onnx import convert
-from edgekit.toolchain.onnx_int8 import quantize
+from edgekit.toolchain.onnx_quantize import FloatFile, quantize
 keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])  # moves Keras' name counters
 for file in map(Path, sys.argv[1:]):
     fp32 = file.with_suffix(".other.onnx")
     signature = convert(trace(of_keras(keras.models.load_model(file)), None), fp32)
     rows = np.load(file.with_suffix(".npy"))
-    quantize(fp32, file.with_suffix(".other8.onnx"), signature, {signature.inputs[0].name: rows})
+    source = FloatFile(fp32, signature, {signature.inputs[0].name: rows})
+    quantize(source, file.with_suffix(".other8.onnx"), "int8")
 """
 
 
@@ -154,7 +156,7 @@ def test_another_process_with_another_hash_seed_gives_same_bytes(tmp_path):
         signature = convert(trace(of_keras(keras.models.load_model(file)), None), fp32)
         rows = rows_for(signature, 8)
         np.save(file.with_suffix(".npy"), rows[signature.inputs[0].name])
-        quantize(fp32, file.with_suffix(".8.onnx"), signature, rows)
+        quantize(FloatFile(fp32, signature, rows), file.with_suffix(".8.onnx"), "int8")
         files.append(file)
     seed = "7" if os.environ.get("PYTHONHASHSEED") != "7" else "8"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "TF_CPP_MIN_LOG_LEVEL": "3"}

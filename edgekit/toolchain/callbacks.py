@@ -1,0 +1,72 @@
+"""Callbacks of training, for either Keras: each is a class of the `keras` module given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from edgekit.types import Progress
+
+
+def epoch_report(keras: Any, progress: Progress) -> Any:
+    """One line per epoch."""
+
+    class EpochReport(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+            figures = ", ".join(f"{k} {float(v):.4f}" for k, v in (logs or {}).items())
+            progress(f"epoch {epoch + 1}/{self.params['epochs']}: {figures}")
+
+    return EpochReport()
+
+
+def lower_rate(keras: Any, share: float) -> Any:
+    """The learning rate, whatever it is, times a factor that falls from `share` to 0.
+
+    Along half a cosine over all epochs: at a constant rate, weights between two steps of 8 bits
+    jump to and fro until the end. The rate is lower only while a batch is trained: callbacks that
+    set it by epoch or by batch see their own. This must be the last of them.
+    """
+
+    class LowerRate(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.factor = tf.Variable(share, trainable=False)
+            self.epoch = 0
+            optimizer = self.model.optimizer
+            schedule = getattr(optimizer, "_learning_rate", None)
+            self.is_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
+            if self.is_schedule:
+                optimizer._learning_rate = _lowered(keras, schedule, self.factor)
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            done = self.epoch + batch / (self.params["steps"] or math.inf)
+            factor = share * (1 + math.cos(math.pi * done / self.params["epochs"])) / 2
+            if self.is_schedule:
+                self.factor.assign(factor)
+                return
+            self.rate = float(self.model.optimizer.learning_rate)
+            self.model.optimizer.learning_rate = self.rate * factor
+            self.lowered = float(self.model.optimizer.learning_rate)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            # Another callback may have set it since.
+            if not self.is_schedule and (float(self.model.optimizer.learning_rate) == self.lowered):
+                self.model.optimizer.learning_rate = self.rate
+
+    return LowerRate()
+
+
+def _lowered(keras: Any, schedule: Any, factor: Any) -> Any:
+    class Lowered(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            return schedule(step) * factor
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    return Lowered()

@@ -1,0 +1,318 @@
+"""`edgekit quantize`: smaller and faster at a known cost, within a budget where one is given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekit import evidence
+from edgekit.budget import parse_budget
+from edgekit.charts import draw_searches
+from edgekit.errors import CheckFailed, ConversionError, Failure
+from edgekit.targets import open_target
+from edgekit.types import (
+    BACKENDS,
+    BASELINE,
+    CALIBRATIONS,
+    FORMATS,
+    METHODS,
+    AccuracyRecord,
+    Artifact,
+    Explanation,
+    LatencyRecord,
+    ParityRecord,
+    Progress,
+    Quantization,
+    SearchRecord,
+)
+from edgekit.verbs import drafts
+from edgekit.verbs.bench import time_files
+from edgekit.verbs.export_request import needs_calibration, plan
+from edgekit.verbs.fine_tune import take_fine_tuned
+from edgekit.verbs.locate import of_workspace
+from edgekit.verbs.opening import opened_workspace
+from edgekit.verbs.production import Made, Production
+from edgekit.verbs.search import ROUNDS, TIMED_S, WIDER, Search
+from edgekit.verbs.source import ModelSource
+
+CHART = "search.svg"
+"""The picture of the searches of a workspace."""
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """`artifacts` are published and proved; what each costs is in the records."""
+
+    workspace: str
+    artifacts: tuple[Artifact, ...] = ()
+    parity: tuple[ParityRecord, ...] = ()
+    accuracy: tuple[AccuracyRecord, ...] = ()
+    """With that of the Keras model, where the rows have labels."""
+    latency: tuple[LatencyRecord, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
+    chart: str | None = None
+    """The picture of the searches, an SVG file."""
+    explanations: tuple[Explanation, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class QuantizeFailed(ConversionError):
+    """Some artifacts could not be made or did not hold; `result` has the others."""
+
+    def __init__(self, result: QuantizeResult) -> None:
+        first, *others = result.failures
+        also = f" (and {len(others)} more)" if others else ""
+        super().__init__(f"{first}{also}", hint=first.hint)
+        self.result = result
+
+
+class BudgetExceeded(CheckFailed):
+    """No file of a format loses as little as was allowed; `result` has all that was tried."""
+
+    def __init__(self, result: QuantizeResult) -> None:
+        short = [s for s in result.searches if not s.holds]
+        also = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+        super().__init__(f"{_shortfall(short[0])}{also}", hint=_more(short[0]))
+        self.result = result
+
+
+def _shortfall(search: SearchRecord) -> str:
+    budget = f"the budget is {search.budget} of {search.measure}"
+    if search.chosen is not None:
+        label = search.candidates[search.chosen].label
+        return (
+            f"{search.format}: {label} holds on the validation rows, but loses "
+            f"{search.loss(search.final)} on the test rows; {budget}"
+        )
+    best = min((c for c in search.candidates if c.lost is not None), key=lambda c: c.lost or 0.0)
+    return (
+        f"{search.format}: nothing holds; the best is {best.label}, which loses "
+        f"{search.loss(best.lost)}; {budget}"
+    )
+
+
+def _more(search: SearchRecord) -> str:
+    if search.chosen is not None:
+        return "allow a little more, or make the next wider one: --precision fp16"
+    return "see which layers hurt: --explain; or train on for 8 bits: --method qat"
+
+
+def quantize(
+    *,
+    source: ModelSource,
+    to: str | Sequence[str] = ("tflite", "onnx"),
+    precision: str | Sequence[str] = (),
+    samples: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    method: str = "ptq",
+    epochs: int | None = None,
+    max_drop: str | None = None,
+    calibration: str = "minmax",
+    percentile: float = 99.99,
+    keep_float: str | Sequence[str] = (),
+    correct_bias: bool = False,
+    equalize: bool = False,
+    backend: str = "converter",
+    explain: bool = False,
+    batch: int | None = None,
+    opset: int = 17,
+    int8_io: bool = False,
+    custom_objects: str | os.PathLike[str] | None = None,
+    builder: str | None = None,
+    from_layer: str | None = None,
+    until_layer: str | None = None,
+    progress: Progress = lambda text: None,
+) -> QuantizeResult:
+    """Quantize a model, each file proved, measured, and, with `max_drop`, chosen by what it loses.
+
+    Args:
+        source: as in `export`.
+        to: any of "tflite", "onnx", "tfjs".
+        precision: any of "fp16", "dynamic", "int8", "int16x8"; "int8" unless given. With `explain`
+            also "fp32"; not with `max_drop`, which finds it.
+        samples: an .npz file of rows to calibrate with and, without a recipe, to compare on.
+        output: the workspace; `<model name>-edgekit` beside you unless given.
+        method: "ptq" quantizes the model as it is; "qat" trains it on for its 8 bits first, by its
+            recipe, or on the labels of `samples`.
+        epochs: of "qat".
+        max_drop: "1%" of the Keras model's figure or "0.5pt", points of it: finds the cheapest file
+            that loses no more, on validation rows, and says what it loses on the test rows.
+        calibration: how the range of an activation is found: "minmax", "percentile", "entropy".
+        percentile: share of the values, in percent, that "percentile" keeps.
+        keep_float: patterns of names of layers ("head/*") that stay float.
+        correct_bias: take the mean error of each channel off its bias.
+        equalize: even out the ranges of channels between layers, which changes no output.
+        backend: what quantizes TFLite: "converter", or "litert" (an extra).
+        explain: publish nothing, but say for each file what error each layer adds, and why.
+        batch: rows per call, as in `export`.
+        opset: of ONNX, 13 to 18.
+        int8_io: int8 TFLite files take and give int8 instead of float32.
+        custom_objects: as in `export`.
+        builder: as in `export`.
+        from_layer: quantize the part from this layer on.
+        until_layer: quantize the part until this layer.
+        progress: told in one line what happens.
+
+    Raises:
+        QuantizeFailed: an artifact could not be made, or is not equal to the model.
+        BudgetExceeded: no file of a format loses as little as `max_drop` (exit code 3).
+        SourceError: the model or the samples cannot be used.
+        WorkspaceError: the folder holds something else.
+    """
+    keep_float = (keep_float,) if isinstance(keep_float, str) else tuple(keep_float)
+    _check("method", method, METHODS)
+    _check("calibration", calibration, CALIBRATIONS)
+    _check("backend", backend, BACKENDS)
+    budget = None if max_drop is None else parse_budget(max_drop)
+    wanted = plan(to, precision or ("int8",))
+    quantization = Quantization(
+        calibration=calibration,
+        percentile=percentile,
+        keep_float=keep_float,
+        correct_bias=correct_bias,
+        equalize=equalize,
+        backend=backend,
+    )
+    _check_combination(wanted, quantization, bool(precision), budget is not None, explain)
+    formats = [form for form in FORMATS if any(form == f for f, _ in wanted)]
+    if budget is not None:
+        wanted = [(form, p) for form in formats for p in ("int8", *WIDER[form])]
+    with contextlib.ExitStack() as stack:
+        workspace, toolchain = stack.enter_context(
+            opened_workspace(
+                source,
+                output=output,
+                samples=samples,
+                wanted=wanted,
+                loading={
+                    "custom_objects": custom_objects,
+                    "builder": builder,
+                    "from_layer": from_layer,
+                    "until_layer": until_layer,
+                },
+                # Rows that were trained on must not judge.
+                search=budget is not None or method == "qat",
+                progress=progress,
+            )
+        )
+        variant = None
+        if method == "qat":
+            variant = "qat"
+            take_fine_tuned(workspace, toolchain, epochs, progress)
+        held = stack.enter_context(evidence.opened(workspace, variant=variant))
+        drafter = stack.enter_context(
+            drafts.opened(
+                workspace,
+                toolchain,
+                wanted,
+                rows=held.inputs,
+                options={"batch": batch, "opset": opset, "int8_io": int8_io},
+                variant=variant,
+                progress=progress,
+            )
+        )
+        if explain:
+            explanations = [drafter.explain(f, p, quantization) for f, p in wanted]
+            return QuantizeResult(str(workspace.path), explanations=tuple(explanations))
+        target = open_target("local")
+        stack.callback(target.close)
+        production = Production(drafter, held, target, progress, quantization)
+        if budget is None:
+            made, failures = production.run(wanted)
+            return _done(production, made, failures)
+        rows = evidence.opened(workspace, rows="validation", variant=variant)
+        search = Search(production, stack.enter_context(rows), budget, method)
+        found = [search.run(form) for form in formats]
+        production.record_baseline()
+        draw_searches(workspace.path / CHART, [f.record for f in found])
+        return _done(production, [f.made for f in found if f.made], (), [f.record for f in found])
+
+
+def _done(
+    production: Production,
+    made: Sequence[Made],
+    failures: Sequence[Failure],
+    searches: Sequence[SearchRecord] = (),
+) -> QuantizeResult:
+    """The result, with times that were measured side by side; raises where it fell short."""
+    workspace = production.workspace
+    production.progress("timing")
+    items = [of_workspace(workspace, m.artifact) for m in made]
+    timed = time_files(
+        items,
+        production.target,
+        rounds=ROUNDS,
+        seconds=TIMED_S,
+        progress=lambda text: None,
+    )
+    latency = tuple(r for r in timed if isinstance(r, LatencyRecord))
+    workspace.add_records(*latency, *searches)
+    known = {BASELINE, *(m.artifact.id for m in made)}
+    result = QuantizeResult(
+        workspace=str(workspace.path),
+        artifacts=tuple(m.artifact for m in made),
+        parity=tuple(m.proof.parity for m in made if m.proof),
+        accuracy=tuple(a for a in workspace.manifest.accuracy if a.artifact in known),
+        latency=latency,
+        searches=tuple(searches),
+        chart=str(workspace.path / CHART) if searches else None,
+        failures=(*failures, *(f for s in searches if (f := _unmeasured(s)))),
+        warnings=(
+            *workspace.manifest.source.notes,
+            *evidence.weaknesses(production.evidence),
+            *dict.fromkeys(w for m in made for w in m.warnings),
+        ),
+    )
+    if any(not s.holds and _unmeasured(s) is None for s in searches):
+        raise BudgetExceeded(result)
+    if result.failures:
+        raise QuantizeFailed(result)
+    return result
+
+
+def _unmeasured(search: SearchRecord) -> Failure | None:
+    """A format of which no file could be compared at all: nobody knows what it would lose."""
+    if any(c.figure is not None for c in search.candidates):
+        return None
+    reason = search.candidates[0].failure or "no file could be made"
+    return Failure(search.format, "ConversionError", reason, None)
+
+
+def _check_combination(
+    wanted: Sequence[tuple[str, str]],
+    quantization: Quantization,
+    has_precision: bool,
+    searches: bool,
+    explains: bool,
+) -> None:
+    """Refuse options that would have no effect."""
+    if searches and (has_precision or explains):
+        raise ConversionError(
+            "a search finds the precision by itself",
+            hint="leave out --precision and --explain, or --max-drop",
+        )
+    if not explains and any(precision == "fp32" for _, precision in wanted):
+        raise ConversionError(
+            "fp32 is not quantized", hint="use edgekit export; --explain takes fp32"
+        )
+    if any(form == "tfjs" for form, _ in wanted) and explains:
+        raise ConversionError(
+            "in tfjs weights alone are quantized, all layers alike",
+            hint="leave out --explain, or --to tfjs",
+        )
+    default = Quantization(backend=quantization.backend)
+    for form, precision in wanted:
+        if not searches and quantization != default and not needs_calibration(form, precision):
+            raise ConversionError(
+                f"{precision}.{form} has no activations of integers, to which --calibration, "
+                "--keep-float, --correct-bias and --equalize apply",
+                hint="ask for it in a command of its own",
+            )
+
+
+def _check(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise ConversionError(f"unknown {what} {given!r}", hint=f"known: {', '.join(known)}")

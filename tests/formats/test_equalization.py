@@ -1,0 +1,397 @@
+"""Even ranges of channels: the same function, and files that keep what uneven ones lose."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+from edgekit.agent.rows import run_rows
+from edgekit.agent.runners import open_runner
+from edgekit.parity import compare
+from edgekit.toolchain import onnx, onnx_quantize
+from edgekit.toolchain.canonical import trace
+from edgekit.toolchain.equalization import equalized
+from edgekit.toolchain.layer_graph import layer_graph
+from edgekit.toolchain.model import of_keras
+from edgekit.toolchain.quantizable import Quantizable
+from edgekit.types import Quantization
+from tests.formats import digit_models
+
+FAMILIES = pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf-keras"])
+
+
+def mlp(k):
+    layers = k.layers
+    dense = [layers.Dense(16, "relu", name="a"), layers.Dense(12, name="b"), layers.LeakyReLU()]
+    return k.Sequential([k.Input((8,), name="x"), *dense, layers.Dense(3, "softmax", name="y")])
+
+
+def convolutions(k):
+    layers = k.layers
+    stack = [
+        layers.Conv2D(8, 3, use_bias=False, name="fused"),
+        layers.BatchNormalization(name="a"),
+        layers.ReLU(),
+        layers.ZeroPadding2D(1),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, name="b"),
+        layers.PReLU(),
+        layers.SeparableConv2D(6, 3, padding="same", activation="relu", name="c"),
+        layers.MaxPooling2D(2),
+        layers.Conv2DTranspose(6, 3, strides=2, activation="relu", name="d"),
+        layers.UpSampling2D(2),
+        layers.Dropout(0.5),
+        layers.Conv2D(4, 3, groups=2, name="not_taken"),
+        layers.Conv2D(4, 3, groups=2, activation="relu", name="e"),
+        layers.AveragePooling2D(2),
+        layers.Flatten(),
+        layers.Dense(3, name="y"),
+    ]
+    return k.Sequential([k.Input((12, 12, 2), name="x"), *stack])
+
+
+def mobile(k):
+    """Expand, depthwise, project, add: the tensors along the additions are one group."""
+    layers = k.layers
+
+    def normalized(x, name):
+        return layers.BatchNormalization(name=name)(x)
+
+    image = k.Input((8, 8, 3), name="image")
+    x = normalized(layers.Conv2D(6, 3, padding="same")(image), "stem")
+    for i in "12":
+        y = layers.ReLU()(normalized(layers.Conv2D(18, 1)(x), f"expand{i}"))
+        y = layers.DepthwiseConv2D(3, padding="same")(y)
+        y = layers.ReLU()(normalized(y, f"depthwise{i}"))
+        x = layers.Add()([x, normalized(layers.Conv2D(6, 1)(y), f"project{i}")])
+    x = layers.GlobalAveragePooling2D()(x)
+    return k.Model(image, layers.Dense(4, name="y")(x))
+
+
+def two_inputs(k):
+    """An embedding, a nested model, two takers of one tensor, outputs in the middle."""
+    layers = k.layers
+    inner = k.Sequential(
+        [k.Input((6,)), layers.Dense(8, "relu", name="wide"), layers.Dense(4, name="thin")],
+        name="inner",
+    )
+    zebra, ant = k.Input((6,), name="zebra"), k.Input((5,), dtype="int32", name="ant")
+    x = layers.Conv1D(8, 3, activation="relu", name="a")(layers.Embedding(9, 6, name="e")(ant))
+    x = layers.LayerNormalization(name="n")(layers.GlobalMaxPooling1D()(x))
+    joined = layers.Concatenate()([layers.Dense(3, name="p")(x), layers.Dense(4, name="q")(x)])
+    thin = inner(zebra)
+    both = layers.Dense(2, name="last")(layers.Concatenate()([joined, thin]))
+    return k.Model([zebra, ant], [both, thin])
+
+
+NAMES = {
+    mlp: ["a", "b"],
+    convolutions: ["a", "b", "c", "d", "e"],
+    mobile: ["stem", "project1", "project2", "expand1", "depthwise1", "expand2", "depthwise2"],
+    two_inputs: ["inner/wide", "e", "n"],
+}
+
+
+def settled(model):
+    """Biases and statistics unlike the zeros and ones that hide mistakes."""
+    random = np.random.default_rng(2)
+    for variable in model.variables:
+        name = variable.name.rpartition("/")[2].partition(":")[0]
+        if name in ("bias", "beta", "moving_mean", "alpha"):
+            variable.assign(random.normal(0, 0.2, variable.shape))
+        if name in ("gamma", "moving_variance"):
+            variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def built(build, k=keras):
+    k.utils.set_random_seed(1)
+    return settled(build(k))
+
+
+def rows_of(model, count=24):
+    random = np.random.default_rng(3)
+    return {
+        s.name: (
+            random.integers(0, 9, (count, *s.shape[1:]))
+            if s.dtype == "int32"
+            else random.standard_normal((count, *s.shape[1:]))
+        ).astype(s.dtype)
+        for s in of_keras(model).inputs
+    }
+
+
+def opened(model, rows):
+    return equalized(of_keras(model), layer_graph(model), rows)
+
+
+def outputs(model, rows):
+    return {name: np.asarray(value) for name, value in of_keras(model).call(rows).items()}
+
+
+def weights(model):
+    return [np.array(w) for w in model.get_weights()]
+
+
+def same_bits(model, before):
+    return all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+
+
+@FAMILIES
+@pytest.mark.parametrize("build", NAMES)
+def test_the_model_computes_the_same_with_other_weights(build, k):
+    model = built(build, k)
+    rows, unseen, before = rows_of(model), rows_of(model, 40), weights(model)
+    wanted = outputs(model, unseen)
+    with opened(model, rows) as names:
+        assert sorted(names) == sorted(NAMES[build])
+        assert not same_bits(model, before)
+        for name, found in outputs(model, unseen).items():
+            scale = np.abs(wanted[name]).max()
+            np.testing.assert_allclose(found, wanted[name], rtol=0, atol=1e-5 * scale)
+    assert same_bits(model, before)
+
+
+@FAMILIES
+def test_weights_come_back_after_an_error(k):
+    model = built(convolutions, k)
+    before = weights(model)
+    seen = []
+
+    def convert():
+        seen.append(same_bits(model, before))
+        raise RuntimeError("the converter failed")
+
+    with pytest.raises(RuntimeError, match="converter"), opened(model, rows_of(model)):
+        convert()
+    assert seen == [False]
+    assert same_bits(model, before)
+
+
+def test_the_order_of_the_rows_and_a_fixed_batch_do_not_matter():
+    model = built(mlp)
+    rows = rows_of(model, 10)
+    with opened(model, rows):
+        wanted = weights(model)
+    with opened(model, {"x": rows["x"][::-1]}):
+        assert same_bits(model, wanted)
+    fixed = keras.models.clone_model(model, input_tensors=keras.Input(batch_shape=(4, 8), name="x"))
+    fixed.set_weights(model.get_weights())
+    with opened(fixed, rows):
+        for found, value in zip(weights(fixed), wanted, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+class Doubled(keras.layers.Dense):
+    """The user's own: nobody knows what it does with its kernel."""
+
+    def call(self, inputs):
+        return keras.ops.tanh(super().call(inputs))
+
+
+def behind_a_dense(layer):
+    """A model that gives what `layer` makes of a Dense to another Dense."""
+
+    def build():
+        x = keras.Input((4, 4, 6), name="x")
+        h = layer(keras.layers.Dense(6)(x))
+        return keras.Model(x, keras.layers.Dense(2)(h))
+
+    return build
+
+
+def called_twice():
+    x = keras.Input((6,), name="x")
+    hidden, last = keras.layers.Dense(6), keras.layers.Dense(2)
+    return keras.Model(x, last(hidden(hidden(x))))
+
+
+def given_out():
+    x = keras.Input((6,), name="x")
+    h = keras.layers.Dense(6)(x)
+    return keras.Model(x, [h, keras.layers.Dense(2)(h)])
+
+
+def pairwise(merge):
+    def build():
+        x = keras.Input((6,), name="x")
+        h = merge(keras.layers.Dense(6)(x), keras.layers.Dense(6)(x))
+        return keras.Model(x, keras.layers.Dense(2)(h))
+
+    return build
+
+
+UNCERTAIN = {
+    "relu6": behind_a_dense(keras.layers.ReLU(6.0)),
+    "threshold": behind_a_dense(keras.layers.ReLU(threshold=0.5)),
+    "tanh": behind_a_dense(keras.layers.Activation("tanh")),
+    "constant": behind_a_dense(lambda x: x + 1.0),
+    "grouped": behind_a_dense(
+        lambda x: keras.layers.Activation("tanh")(keras.layers.Conv2D(6, 1, groups=2)(x))
+    ),
+    "normalized": behind_a_dense(keras.layers.BatchNormalization(scale=False)),
+    "transposed": behind_a_dense(keras.layers.Permute((3, 1, 2))),
+    "of the user": behind_a_dense(Doubled(6)),
+    "product": pairwise(lambda a, b: a * b),
+    "concatenated": pairwise(lambda a, b: keras.layers.Concatenate()([a, b])),
+    "called twice": called_twice,
+    "given out": given_out,
+}
+
+
+@pytest.mark.parametrize("kind", UNCERTAIN)
+def test_what_is_not_certain_is_left_alone(kind):
+    keras.utils.set_random_seed(1)
+    model = settled(UNCERTAIN[kind]())
+    before = weights(model)
+    with opened(model, rows_of(model)) as names:
+        assert names == []
+        assert same_bits(model, before)
+
+
+@pytest.mark.parametrize("merge", [lambda a, b: a + b, lambda a, b: keras.ops.relu(a - b)])
+def test_operations_of_keras_3_are_understood(merge):
+    keras.utils.set_random_seed(1)
+    model = settled(pairwise(merge)())
+    with opened(model, rows_of(model)) as names:
+        assert len(names) == 2
+
+
+def test_nothing_is_changed_where_the_function_would_be():
+    """One layer reads the kernel of another, and Keras does not know."""
+    model = built(mlp)
+    secret = model.get_layer("a").kernel
+    x = keras.Input((8,), name="x")
+
+    class Reading(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs * keras.ops.sum(secret)
+
+    reading = keras.Model(x, Reading()(model(x)))
+    before = weights(model)
+    with opened(reading, rows_of(reading)) as names:
+        assert names == []
+        assert same_bits(model, before)
+
+
+def snr_db(model, rows, unseen, form, folder, *, even):
+    """Of the int8 file on rows that it was not calibrated on."""
+    found = of_keras(model)
+    with opened(model, rows) if even else contextlib.nullcontext():
+        if form == "tflite":
+            source = Quantizable(trace(found, 1), rows)
+            signature = source.write(folder / "q.tflite", source.quantize("int8", Quantization()))
+        else:
+            signature = onnx.convert(trace(found, None), folder / "f.onnx")
+            file = onnx_quantize.FloatFile(folder / "f.onnx", signature, rows)
+            onnx_quantize.quantize(file, folder / "q.onnx", "int8")
+    runner = open_runner(form, str(folder / f"q.{form}"), signature, 1)
+    [figures] = compare(outputs(model, unseen), run_rows(runner, signature, unseen))
+    return figures.sqnr_db
+
+
+@functools.cache
+def trained(build):
+    """A model without its softmax, since that hides the errors of what goes into it."""
+    model = digit_models.trained(build)
+    model.layers[-1].activation = keras.activations.linear
+    return keras.Model(model.inputs, model.layers[-1](model.layers[-2].output))
+
+
+def halves():
+    images, _ = digit_models.digits()
+    return {"image": images[:400]}, {"image": images[400:1200]}
+
+
+PAIRS = {
+    digit_models.mlp: [
+        (["first"], ["second"]),
+        (["second"], ["third"]),
+        (["third"], ["label"]),
+    ],
+    digit_models.mobile: [
+        (["stem", "project_a", "project_b"], ["expand_a", "expand_b", "label"]),
+        (["expand_a"], ["depthwise_a"]),
+        (["depthwise_a"], ["project_a"]),
+        (["expand_b"], ["depthwise_b"]),
+        (["depthwise_b"], ["project_b"]),
+    ],
+}
+"""Layers that give a tensor (with the batch normalization behind them), and those that take it."""
+
+
+@contextlib.contextmanager
+def spread(build, largest=1000.0):
+    """The trained model with hidden channels spread by 1 to `largest`, computing the same."""
+    model, random = trained(build), np.random.default_rng(4)
+    before = weights(model)
+
+    def scaling(layer):
+        [reader] = [node.operation for node in layer._outbound_nodes]
+        if isinstance(reader, keras.layers.BatchNormalization):
+            return reader.gamma, reader.beta
+        return layer.kernel, layer.bias
+
+    for givers, takers in PAIRS[build]:
+        first = scaling(model.get_layer(givers[0]))
+        factors = largest ** random.uniform(0, 1, first[0].shape[-1])
+        for name in givers:
+            for variable in scaling(model.get_layer(name)):
+                variable.assign(np.asarray(variable) * factors)
+        for name in takers:
+            kernel = model.get_layer(name).kernel
+            kernel.assign(np.asarray(kernel) / factors[:, np.newaxis])
+    try:
+        yield model
+    finally:
+        model.set_weights(before)
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+@pytest.mark.parametrize("build", PAIRS)
+def test_a_model_that_uneven_channels_ruin_is_saved(build, form, tmp_path):
+    rows, unseen = halves()
+    good = snr_db(trained(build), rows, unseen, form, tmp_path, even=False)
+    with spread(build) as model:
+        ruined = snr_db(model, rows, unseen, form, tmp_path, even=False)
+        saved = snr_db(model, rows, unseen, form, tmp_path, even=True)
+    print(build.__name__, form, good, ruined, saved)
+    assert good > 25
+    assert ruined < 10
+    assert saved > good - 3
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+@pytest.mark.parametrize("build", [*PAIRS, digit_models.cnn])
+def test_a_model_that_is_even_loses_nothing(build, form, tmp_path):
+    rows, unseen = halves()
+    plain, even = (
+        snr_db(trained(build), rows, unseen, form, tmp_path, even=even) for even in (False, True)
+    )
+    print(build.__name__, form, plain, even)
+    assert even > plain - 0.5
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_a_channel_that_is_silent_does_not_set_the_scale_of_a_kernel(form, tmp_path):
+    model = trained(digit_models.mlp)
+    before = weights(model)
+    rows, unseen = halves()
+    good = snr_db(model, rows, unseen, form, tmp_path, even=False)
+    second, third = model.get_layer("second"), model.get_layer("third")
+    bias, kernel = np.asarray(second.bias).copy(), np.asarray(third.kernel).copy()
+    bias[3], kernel[3] = -100.0, 500.0  # never above 0; and nobody would notice if it were large
+    second.bias.assign(bias)
+    third.kernel.assign(kernel)
+    try:
+        ruined = snr_db(model, rows, unseen, form, tmp_path, even=False)
+        saved = snr_db(model, rows, unseen, form, tmp_path, even=True)
+    finally:
+        model.set_weights(before)
+    print(form, good, ruined, saved)
+    assert ruined < good - 10
+    assert saved > good - 3
