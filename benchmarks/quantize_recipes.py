@@ -17,7 +17,7 @@ LARGE = ("fashion_mnist_cnn", "fashion_mnist_mlp", "digits_mlp")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the workspaces")
+    parser.add_argument("--work", type=Path, default=Path("quantize-recipes"))
     parser.add_argument("--recipes", help="some of them, by commas")
     arguments = parser.parse_args()
     known = json.loads(run(EDGEKIT, "train", "--list", "--json").stdout)
