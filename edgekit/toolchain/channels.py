@@ -264,16 +264,15 @@ def _variables(layer: Any) -> set[int]:
 
 def _computed_with_relu(graph: LayerGraph) -> set[int]:
     """Tensors that a ReLU takes, and nothing else: files hold what it gives."""
-
-    def is_relu(layer: Any) -> bool:
-        activation = getattr(layer, "activation", None)
-        is_activation = type(layer).__name__ == "Activation"
-        return type(layer).__name__ in ("ReLU", "Relu") or (
-            is_activation and getattr(activation, "__name__", None) == "relu"
-        )
-
     return {
         number
         for number, calls in graph.readers.items()
-        if len(calls) == 1 and is_relu(calls[0].layer)
+        if len(calls) == 1 and _is_relu(calls[0].layer)
     }
+
+
+def _is_relu(layer: Any) -> bool:
+    kind = type(layer).__name__
+    if kind == "Activation":
+        return getattr(layer.activation, "__name__", None) == "relu"
+    return kind == "Relu" or (kind == "ReLU" and not layer.negative_slope)

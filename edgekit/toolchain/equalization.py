@@ -99,8 +99,8 @@ def _factors(group: ChannelGroup, sizes: Sequence[np.ndarray]) -> np.ndarray | N
     # A silent channel's weights, which nobody sees, may set the scale of a kernel: like the median.
     by_weights = np.median((weights * root)[live]) / weights
     by_values = values / np.median((values / root)[live])
-    choices = [(live, root), (has_weights, by_weights), (has_values, by_values)]
-    factors = np.select(*zip(*choices, strict=True), np.median(root[live]))
+    choices = [root, by_weights, by_values]
+    factors = np.select([live, has_weights, has_values], choices, np.median(root[live]))
     factors *= (values / factors)[live].max()  # the largest value stays where it is
     return np.clip(factors, 1 / LIMIT, LIMIT)
 

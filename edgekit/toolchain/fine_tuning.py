@@ -132,17 +132,6 @@ def fine_tune(model: Any, lesson: Lesson, progress: Progress) -> None:
     )
 
 
-def save(model: Any, path: Path) -> None:
-    """Write `model` without its training state, or of a .weights.h5 file its weights alone."""
-    if path.name.endswith(".weights.h5"):
-        model.save_weights(path)
-    elif keras_of(model).__name__ == "keras":
-        model.optimizer, model.compiled = None, False
-        model.save(path)
-    else:
-        model.save(path, include_optimizer=False)
-
-
 def _seed(model: Any, seed: int) -> None:
     keras_of(model).utils.set_random_seed(seed)
     # Those of a loaded model were seeded before, at random.

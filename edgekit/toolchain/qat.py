@@ -11,6 +11,7 @@ for it. For all others there is `fake_quantization`, which goes with any model.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edgekit.errors import ConversionError, EdgekitError
 from edgekit.toolchain import parts, synthetic, translation
 from edgekit.toolchain.client import Toolchain
 from edgekit.toolchain.fake_quantization import fake_quantized
-from edgekit.toolchain.fine_tuning import Lesson, completed, fine_tune, save
+from edgekit.toolchain.fine_tuning import Lesson, completed, fine_tune
 from edgekit.toolchain.model import of_keras
 from edgekit.toolchain.parts import Part
 from edgekit.types import Progress, Source
@@ -37,7 +38,7 @@ BUILDING, TRAINING = 300, 4 * 3600
 
 
 def fine_tune_quantized(
-    whole: Any,
+    load: Callable[[], Any],
     source: Source,
     lesson: Lesson,
     path: Path,
@@ -51,9 +52,9 @@ def fine_tune_quantized(
     is exported: the part of `source` without the preprocessing before it.
 
     Args:
-        whole: the keras.Model or tf_keras.Model in the file of `source`, fresh from there; it is
-            changed.
-        source: where it came from.
+        load: gives the keras.Model or tf_keras.Model in the file of `source`, as it was saved; a
+            new one at each call.
+        source: where it comes from.
         lesson: what to train it on.
         path: where to save it: .keras or .h5, or .weights.h5 for weights alone.
         progress: told the figures of each epoch.
@@ -67,35 +68,42 @@ def fine_tune_quantized(
         SourceError: the samples do not fit.
         ConversionError: TFMOT was asked for and cannot follow, or training came to nothing.
     """
-    part = Part(whole)
+    trained = load()
+    part = Part(trained)
     if lesson.recipe is None:
-        part, _ = parts.split(parts.cut(whole, source.from_layer, source.until_layer))
-    model, notes = part.model, list[str]()
-    lesson = completed(lesson, model, part.input_names, Path(source.path), notes)
-    used = None
-    if engine != "native":
-        try:
-            used = _by_tfmot(model, lesson, progress)
-        except EdgekitError as error:
-            if engine == "tfmot":
-                raise
-            notes.append(f"fine-tuned without TFMOT, which cannot follow: {error.message}")
-    if used is None:
-        used = "native"
-        with fake_quantized(model):
-            fine_tune(model, lesson, progress)
+        part, _ = parts.split(parts.cut(trained, source.from_layer, source.until_layer))
+    notes: list[str] = []
+    lesson = completed(lesson, part.model, part.input_names, Path(source.path), notes)
+    used = "native"
+    try:
+        if engine != "native":
+            used = _by_tfmot(part.model, lesson, progress)
+    except EdgekitError as error:
+        if engine == "tfmot":
+            raise
+        notes.append(f"fine-tuned without TFMOT, which cannot follow: {error.message}")
+    if used == "native":
+        with fake_quantized(part.model):
+            fine_tune(part.model, lesson, progress)
+    # Of the model that was trained no more is wanted than its weights: layers that were called
+    # for the part, compiled or frozen would not be saved as they were.
+    model = load()
+    for weight, new in zip(model.weights, trained.weights, strict=True):
+        weight.assign(new)
     _check_finite(model)
-    save(whole, path)
+    if path.name.endswith(".weights.h5"):
+        model.save_weights(path)
+    else:
+        model.save(path)
     return {"engine": used, "notes": notes}
 
 
 def _check_finite(model: Any) -> None:
-    for name, weight in translation.weights_of(model).items():
-        if not np.isfinite(weight).all():
-            raise ConversionError(
-                f"quantization-aware training diverged: the weight {name} is NaN or infinite",
-                hint="train with a lower learning rate, or quantize without training: --method ptq",
-            )
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise ConversionError(
+            "quantization-aware training diverged: a weight is NaN or infinite",
+            hint="quantize without training: --method ptq; or train with a lower learning rate",
+        )
 
 
 def _by_tfmot(model: Any, lesson: Lesson, progress: Progress) -> str:

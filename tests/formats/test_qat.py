@@ -84,7 +84,9 @@ def train(tmp_path):
         trained = tmp_path / "qat.keras"
         told = Source(str(path), "keras", **source)
         said = []
-        done = fine_tune_quantized(load(path), told, lesson, trained, said.append, engine=engine)
+        done = fine_tune_quantized(
+            lambda: load(path), told, lesson, trained, said.append, engine=engine
+        )
         return trained, {**done, "said": said}
 
     return run
@@ -381,8 +383,9 @@ for engine, layer in (("native", keras.layers.GRU(5)), ("tfmot", keras.layers.Fl
         targets=save_arrays({"y": y}, folder / "y"),
         epochs=5,
     )
-    fresh = keras.models.load_model(path, compile=False)
-    done = fine_tune_quantized(fresh, Source(str(path), "tf-keras"), lesson, trained, print)
+    source = Source(str(path), "tf-keras")
+    load = lambda: keras.models.load_model(path, compile=False)
+    done = fine_tune_quantized(load, source, lesson, trained, print)
     after = keras.models.load_model(trained)
     assert done["engine"].partition(" ")[0] == engine, done
     assert after.get_config() == model.get_config()
