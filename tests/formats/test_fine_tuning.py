@@ -107,9 +107,9 @@ def file_with(path, compiled):
 
 
 def test_the_file_tells_how_it_was_compiled(complete, tmp_path):
-    from edgekit.toolchain.fine_tuning import Lesson, fine_tune
-
     import keras
+
+    from edgekit.toolchain.fine_tuning import Lesson, fine_tune
 
     model = model_of()
     model.compile(
