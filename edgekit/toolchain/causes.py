@@ -230,12 +230,11 @@ def _outlying_channel(
     count = int((largest * ratio > OUTLIER * largest.max()).sum())
     which = f"channel {channel} reaches" if count == 1 else f"{count} channels reach up to"
     inside = "" if tensor == evidence.tensor else f"inside, in {tensor.partition(';')[0]}, "
-    scale = f"; or scale channel {channel} down in {evidence.name!r} and up in the layer behind it"
     return Finding(
         "range outliers",
         f"{inside}{which} {largest.max():.3g}, {ratio:.0f} times more than the median channel, and "
         f"all share steps of {step:.3g}",
-        evidence.keep_float + (scale if count == 1 and not inside else ""),
+        f"--equalize, or {evidence.keep_float}",
     )
 
 
@@ -272,7 +271,7 @@ def _dead(evidence: Evidence) -> Finding | None:
         "dead channels",
         f"{dead.sum()} of {live.sum()} channels are constant in the file, as channel {first}, "
         f"which goes from {wanted[:, first].min():.3g} to {wanted[:, first].max():.3g}",
-        f"--precision int16x8, or {evidence.keep_float}",
+        f"--equalize, --precision int16x8, or {evidence.keep_float}",
     )
 
 

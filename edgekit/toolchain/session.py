@@ -220,8 +220,14 @@ class Session:
 
         wanted = decode(Source, source)
         lesson = Lesson(recipe, feed or {}, targets or {}, epochs=epochs)
-        # Fresh from the file: what was loaded to be converted has no dropout any more.
-        done = qat.fine_tune_quantized(load_keras(wanted), wanted, lesson, Path(path), progress)
+        done = qat.fine_tune_quantized(
+            # Fresh from the file: what was loaded to be converted has no dropout any more.
+            lambda: load_keras(wanted),
+            wanted,
+            lesson,
+            Path(path),
+            progress,
+        )
         packages = {"tfmot": "tensorflow-model-optimization"}
         used = ["tensorflow", *(packages[n] for n in packages if done["engine"].startswith(n))]
         return {**done, "tools": {name: version(name) for name in used}}

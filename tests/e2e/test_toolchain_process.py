@@ -11,7 +11,7 @@ from edgekit.agent.arrays import save_arrays
 from edgekit.agent.protocol import encode
 from edgekit.errors import ConversionError, SourceError
 from edgekit.toolchain.client import Toolchain, open_toolchain
-from edgekit.types import Source
+from edgekit.types import Quantization, Source
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,31 @@ def convert(
         opset=17,
         int8_io=False,
         flex=False,
+        quantization=encode(Quantization()),
         calibration=calibration,
+        unseen=None,
         timeout=timeout,
     )
 
 
-def test_infinity_in_calibration_kills_the_converter_not_the_host(
-    toolchain, digits, two_inputs_file, tmp_path
-):
-    """samples.read_samples refuses it long before; this is what it protects from."""
+def test_infinity_in_calibration_is_named(toolchain, digits, tmp_path):
+    """read_samples refuses it long before; the converter would be killed by it."""
     feed = {"image": np.full((8, 8, 8), np.inf, np.float32)}
     paths = save_arrays(feed, tmp_path / "calibration")
-    with pytest.raises(ConversionError, match="convert: the toolchain process was killed by SIG"):
+    with pytest.raises(ConversionError, match="image:0 is NaN or infinite on a calibration row"):
         convert(toolchain, digits / "model.keras", tmp_path / "a.tflite", "tflite", "int8", paths)
+
+
+def test_a_killed_worker_is_told_and_replaced(toolchain, two_inputs_file, tmp_path):
+    """As by Linux where memory runs out, or by a fault in a converter."""
+    with pytest.raises(ConversionError, match="train: the toolchain process was killed by SIGKILL"):
+        toolchain.call(
+            "train",
+            recipe="digits_mlp",
+            epochs=1,
+            path=str(tmp_path / "m.keras"),
+            progress=lambda told: toolchain._process.kill(),
+        )
     # The next request starts a new worker.
     convert(toolchain, two_inputs_file, tmp_path / "b.tflite")
     assert (tmp_path / "b.tflite").stat().st_size > 500

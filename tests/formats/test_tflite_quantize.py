@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from importlib.util import find_spec
@@ -192,7 +193,7 @@ def found(tmp_path):
 def test_the_float_file_has_short_unique_names(made):
     assert len(set(made(residual).taps.tensors)) == len(made(residual).taps.tensors)
     assert all(";" not in name for name in made(residual).taps.tensors)
-    assert "conv2d_1/Relu" in " ".join(made(residual).taps.tensors)
+    assert any(re.fullmatch(r"conv2d\w*/Relu", name) for name in made(residual).taps.tensors)
 
 
 @pytest.mark.parametrize("name", WIDE)
