@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from edgekit.errors import ConversionError
 from edgekit.toolchain import tflite_file
-from edgekit.toolchain.calibration import calibrate
 from edgekit.toolchain.canonical import Canonical
-from edgekit.toolchain.taps import TfliteTaps
-from edgekit.toolchain.tflite_quantize import quantize
 from edgekit.toolchain.unsplit import without_splits
 from edgekit.types import Signature
 
 
-def convert(
-    model: Canonical,
-    path: Path,
-    *,
-    precision: str,
-    calibration: Mapping[str, np.ndarray] | None = None,
-    int8_io: bool = False,
-    flex: bool = False,
-) -> Signature:
-    """Write `model` as a TFLite file of `precision` ("fp32", "fp16", "dynamic" or "int8").
+def convert(model: Canonical, path: Path, *, precision: str, flex: bool = False) -> Signature:
+    """Write `model` as a TFLite file of `precision` ("fp32", "fp16" or "dynamic").
 
-    dynamic has int8 weights and computes in float. int8 is per-channel with integer kernels only,
-    calibrated by the minimum and maximum over all rows of `calibration` (Keras input name ->
-    array); its inputs and outputs stay float32 unless `int8_io`. With `flex`, TensorFlow's own
-    operations are taken where TFLite has none.
+    dynamic has int8 weights and computes in float. With `flex`, TensorFlow's own operations are
+    taken where TFLite has none.
 
     Returns:
         The signature of the file: `native` is the name in its TFLite signature, and its inputs and
@@ -43,12 +28,6 @@ def convert(
     Raises:
         ConversionError: an operation has no TFLite builtin, or the converter failed.
     """
-    if precision == "int8":
-        content, signature = floats(model)
-        ranges = calibrate(TfliteTaps(content, signature), calibration or {})
-        content = quantize(content, signature, ranges, precision=precision, int8_io=int8_io)
-        path.write_bytes(content)
-        return tflite_file.signature(content, signature)
     try:
         file = _converted(_converter(model, precision))
     except NoBuiltin:

@@ -11,6 +11,7 @@ from edgekit.agent.runners import open_runner
 from edgekit.errors import ConversionError
 from edgekit.formats import describe
 from edgekit.parity import compare
+from edgekit.types import Quantization
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,19 @@ def convert():
 
     def run(model, path, batch=1, **options):
         return convert(trace(of_keras(model), batch), path, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def quantize():
+    from edgekit.toolchain.canonical import trace
+    from edgekit.toolchain.model import of_keras
+    from edgekit.toolchain.quantizable import Quantizable
+
+    def run(model, path, feed, int8_io=False):
+        source = Quantizable(trace(of_keras(model), 1), feed)
+        return source.write(path, source.quantize("int8", Quantization(), int8_io=int8_io))
 
     return run
 
@@ -63,11 +77,11 @@ def test_cnn(convert, cnn, rows, tmp_path, batch):
     assert figures.max_rel < 1e-6
 
 
-def test_int8_is_integer_inside_per_channel_and_near(convert, cnn, rows, tmp_path):
+def test_int8_is_integer_inside_per_channel_and_near(convert, quantize, cnn, rows, tmp_path):
     path = tmp_path / "m.tflite"
     signature = convert(cnn, path, precision="fp32")
     feed = rows(signature, 200)
-    signature = convert(cnn, path, precision="int8", calibration=feed)
+    signature = quantize(cnn, path, feed)
     assert [s.dtype for s in (*signature.inputs, *signature.outputs)] == ["float32", "float32"]
     found = describe(path)
     assert found.float_tensors == ()
@@ -76,12 +90,12 @@ def test_int8_is_integer_inside_per_channel_and_near(convert, cnn, rows, tmp_pat
     assert parity.violations(figures, parity.TOLERANCES["int8"]) == []
 
 
-def test_int8_io_takes_and_gives_integers(convert, cnn, rows, tmp_path):
+def test_int8_io_takes_and_gives_integers(convert, quantize, cnn, rows, tmp_path):
     path = tmp_path / "m.tflite"
     feed = rows(convert(cnn, path, precision="fp32"), 100)
-    floats = convert(cnn, path, precision="int8", calibration=feed)
+    floats = quantize(cnn, path, feed)
     expected = outputs_of(path, floats, feed)
-    integers = convert(cnn, path, precision="int8", calibration=feed, int8_io=True)
+    integers = quantize(cnn, path, feed, int8_io=True)
     [image], [kind] = integers.inputs, integers.outputs
     assert (image.dtype, kind.dtype) == ("int8", "int8")
     assert (kind.scale, kind.zero_point) == (1 / 256, -128)
@@ -90,11 +104,11 @@ def test_int8_io_takes_and_gives_integers(convert, cnn, rows, tmp_path):
     assert np.array_equal(outputs_of(path, integers, feed)["kind"], expected["kind"])
 
 
-def test_the_order_of_the_calibration_rows_does_not_matter(convert, cnn, rows, tmp_path):
+def test_the_order_of_the_calibration_rows_does_not_matter(convert, quantize, cnn, rows, tmp_path):
     feed = rows(convert(cnn, tmp_path / "m.tflite", precision="fp32"), 100)
     backwards = {name: value[::-1] for name, value in feed.items()}
-    convert(cnn, tmp_path / "a.tflite", precision="int8", calibration=feed)
-    convert(cnn, tmp_path / "b.tflite", precision="int8", calibration=backwards)
+    quantize(cnn, tmp_path / "a.tflite", feed)
+    quantize(cnn, tmp_path / "b.tflite", backwards)
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
 
 
@@ -112,7 +126,7 @@ def test_unrolled_int8_is_integer_inside_and_the_same_each_time(rows, tmp_path):
     from edgekit.toolchain.canonical import trace
     from edgekit.toolchain.layers import unrolled
     from edgekit.toolchain.model import of_keras
-    from edgekit.toolchain.tflite import convert
+    from edgekit.toolchain.quantizable import Quantizable
 
     keras.utils.set_random_seed(4)
     lstm = keras.layers.Bidirectional(keras.layers.LSTM(8, return_sequences=True))
@@ -122,9 +136,9 @@ def test_unrolled_int8_is_integer_inside_and_the_same_each_time(rows, tmp_path):
     contents = set()
     for _ in range(3):
         with unrolled(model.layers):
-            traced = trace(model, 1)
+            source = Quantizable(trace(model, 1), feed)
         path = tmp_path / "m.tflite"
-        signature = convert(traced, path, precision="int8", calibration=feed)
+        signature = source.write(path, source.quantize("int8", Quantization()))
         assert describe(path).float_tensors == ()
         contents.add(path.read_bytes())
     assert len(contents) == 1
