@@ -110,8 +110,8 @@ class Quantization:
     """Share of the values, in percent, that "percentile" keeps."""
     keep_float: tuple[str, ...] = ()
     """Patterns of Keras layer names ("head/*") that stay in float."""
-    correct_bias: bool = False
-    """Whether the mean error of each channel is taken off its bias."""
+    correct_bias: bool = True
+    """Whether the mean error of each channel is taken off its bias, which costs nothing."""
     equalize: bool = False
     """Whether the ranges of channels are evened out between layers, which changes no output."""
     backend: str = "converter"

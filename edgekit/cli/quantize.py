@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     metavar="PATTERN",
     help="Layers that stay float, such as 'head/*'; may be given more than once.",
 )
-@click.option("--correct-bias", is_flag=True, help="Take each channel's mean error off its bias.")
 @click.option("--equalize", is_flag=True, help="Even out the ranges of channels between layers.")
 @click.option(
     "--backend",
@@ -91,7 +90,6 @@ def quantize(
     calibration: str,
     percentile: float,
     keep_float: tuple[str, ...],
-    correct_bias: bool,
     equalize: bool,
     backend: str,
     explain: bool,
@@ -127,7 +125,6 @@ def quantize(
                 calibration=calibration,
                 percentile=percentile,
                 keep_float=keep_float,
-                correct_bias=correct_bias,
                 equalize=equalize,
                 backend=backend,
                 explain=explain,

@@ -113,7 +113,6 @@ def quantize(
     calibration: str = "minmax",
     percentile: float = 99.99,
     keep_float: str | Sequence[str] = (),
-    correct_bias: bool = False,
     equalize: bool = False,
     backend: str = "converter",
     explain: bool = False,
@@ -143,7 +142,6 @@ def quantize(
         calibration: how the range of an activation is found: "minmax", "percentile", "entropy".
         percentile: share of the values, in percent, that "percentile" keeps.
         keep_float: patterns of names of layers ("head/*") that stay float.
-        correct_bias: take the mean error of each channel off its bias.
         equalize: even out the ranges of channels between layers, which changes no output.
         backend: what quantizes TFLite: "converter", or "litert" (an extra).
         explain: publish nothing, but say for each file what error each layer adds, and why.
@@ -172,7 +170,6 @@ def quantize(
         calibration=calibration,
         percentile=percentile,
         keep_float=keep_float,
-        correct_bias=correct_bias,
         equalize=equalize,
         backend=backend,
     )
@@ -308,7 +305,7 @@ def _check_combination(
         if not searches and quantization != default and not needs_calibration(form, precision):
             raise ConversionError(
                 f"{precision}.{form} has no activations of integers, to which --calibration, "
-                "--keep-float, --correct-bias and --equalize apply",
+                "--keep-float and --equalize apply",
                 hint="ask for it in a command of its own",
             )
 

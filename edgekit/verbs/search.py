@@ -1,7 +1,7 @@
 """The search for the cheapest file that loses no more than a budget.
 
-The space is small and ordered by cost: int8 with what costs nothing (the ways to calibrate, a bias
-correction), int8 with the layers that hurt most in float, int16x8, int8 weights alone, fp16. The
+The space is small and ordered by cost: int8 with what costs nothing (channels evened out, the ways
+to calibrate), int8 with the layers that hurt most in float, int16x8, int8 weights alone, fp16. The
 first one that holds on the validation rows is taken; the test rows only say what it lost in the
 end. Times are measured for the report, and decide nothing: the same answer comes out twice.
 """
@@ -28,11 +28,9 @@ MOST_FLOAT = 8
 
 FREE = (
     Quantization(),
-    Quantization(correct_bias=True),
     Quantization(equalize=True),
-    Quantization(equalize=True, correct_bias=True),
-    Quantization(calibration="percentile", correct_bias=True),
-    Quantization(calibration="entropy", correct_bias=True),
+    Quantization(calibration="percentile"),
+    Quantization(calibration="entropy"),
 )
 """What costs neither size nor time."""
 
@@ -76,7 +74,11 @@ class Search:
             label = _label(form, precision, quantization)
             self.production.progress(f"{form}: trying {label}")
             untried = Candidate(label, precision, quantization, 0, None, None, False)
-            trials.append(self._try(form, untried, measure, name=f"{len(trials)}-"))
+            trial = self._try(form, untried, measure, name=f"{len(trials)}-")
+            if quantization.keep_float and self._exceeds_fp16(trial, trials):
+                candidate = replace(trial.candidate, holds=False, failure="larger than fp16")
+                trial = replace(trial, candidate=candidate)
+            trials.append(trial)
             if trials[-1].candidate.holds:
                 break
         chosen = trials[-1] if trials[-1].candidate.holds else None
@@ -131,8 +133,6 @@ class Search:
 
     def _mixed(self, form: str, best: Quantization, trials: list[Trial]) -> Iterator[Quantization]:
         """`best` with more and more of the layers that hurt in float, while that is small."""
-        plain = min((t.candidate.size_bytes for t in trials if t.draft is not None), default=0)
-        parameters = self.production.workspace.manifest.source.parameters
         kept: list[str] = []
         while len(kept) < MOST_FLOAT:
             self.production.progress(f"{form}: looking for the layers that hurt")
@@ -147,8 +147,14 @@ class Search:
             if not more or len(kept) >= len(found):
                 return
             yield _keeping(best, kept)
-            if trials[-1].candidate.size_bytes > plain + parameters:
-                return  # fp16 is smaller
+            if self._exceeds_fp16(trials[-1], trials):
+                return
+
+    def _exceeds_fp16(self, trial: Trial, trials: Sequence[Trial]) -> bool:
+        """Whether it takes a byte per parameter more than the smallest, as fp16 does."""
+        smallest = min((t.candidate.size_bytes for t in trials if t.draft), default=0)
+        parameters = self.production.workspace.manifest.source.parameters
+        return bool(smallest) and trial.candidate.size_bytes > smallest + parameters
 
     def _try(self, form: str, candidate: Candidate, measure: Measure, name: str) -> Trial:
         quantization = candidate.quantization
@@ -215,7 +221,6 @@ def _label(form: str, precision: str, how: Quantization) -> str:
         "8 bits of storage": form == "tfjs" and precision == "int8",
         "equalized": how.equalize,
         how.calibration: how.calibration != "minmax",
-        "bias corrected": how.correct_bias,
         f"{', '.join(how.keep_float)} in float": bool(how.keep_float),
     }
     return ", ".join([precision, *(text for text, is_so in words.items() if is_so)])
