@@ -156,14 +156,19 @@ def shorten_names(model: Any) -> None:
 
 
 def shrink(model: Any) -> None:
-    """Drop what no runtime reads: ranges, names of biases and shapes, what nothing uses."""
+    """Drop what no runtime reads: ranges, names of weights, notes on the conversion.
+
+    The manifest says how a file was made. Float constants keep their names: they are few there,
+    and are asked about.
+    """
+    model.metadata = [m for m in model.metadata or [] if m.name != b"CONVERSION_METADATA"]
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         if tensor.quantization is not None:
             tensor.quantization.min = tensor.quantization.max = None
             if tensor.quantization.scale is None:
                 tensor.quantization = None
         value = constant(model, tensor)
-        if value is not None and value.ndim < 2:
+        if value is not None and (value.ndim < 2 or value.dtype.kind != "f"):
             tensor.name = None
     drop_unused(model)
 
