@@ -69,23 +69,28 @@ def segments(graph: LayerGraph, file: OpenFile, matches: Matches) -> list[Segmen
 def kept(found: Sequence[Segment], patterns: Sequence[str]) -> list[str]:
     """The operators of the layers whose names match one of `patterns` ("head/*", "conv?").
 
-    Of layers that are computed as one, all are kept if one is.
+    A model inside the model stands for all of its layers. Of layers that are computed as one, all
+    are kept if one is.
 
     Raises:
         ConversionError: a pattern matches no layer.
     """
     names = {name for segment in found for name in segment.layers}
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        if not _matching(names, pattern):
             raise ConversionError(
                 f"no layer of the model matches {pattern!r}", hint=_closest(pattern, names)
             )
     return [
         operator
         for segment in found
-        if any(fnmatch.filter(segment.layers, pattern) for pattern in patterns)
+        if any(_matching(segment.layers, pattern) for pattern in patterns)
         for operator in segment.operators
     ]
+
+
+def _matching(names: Collection[str], pattern: str) -> list[str]:
+    return fnmatch.filter(names, pattern) + fnmatch.filter(names, f"{pattern}/*")
 
 
 def _closest(pattern: str, names: Collection[str]) -> str:

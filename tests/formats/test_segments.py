@@ -173,6 +173,7 @@ def test_names_of_nested_layers_and_calls_of_a_shared_one(tmp_path):
     found, _ = segments_of(nested(keras), "tflite", tmp_path)
     names = [s.layers for s in found]
     assert {("block/inner/wide",), ("block/sum",), ("inner/wide",), ("out",)} < set(names)
+    assert kept(found, ["inner"]) == kept(found, ["inner/*"]) != []
     found, _ = segments_of(shared(keras), "tflite", tmp_path)
     first, second = (s for s in found if s.layers == ("tower",))
     assert not set(first.operators) & set(second.operators)
