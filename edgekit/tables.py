@@ -88,8 +88,8 @@ def search(record: SearchRecord) -> Table:
     table = _table("", record.format, "size", record.measure, "lost", "p50", "", left=(1, 6))
     for i, candidate in enumerate(record.candidates):
         state = "[green]holds[/]" if i == record.chosen else ""
-        if candidate.lost is None:
-            state = escape(_short(candidate.failure or ""))
+        if candidate.failure is not None:
+            state = escape(_short(candidate.failure))
         table.add_row(
             str(i + 1),
             escape(candidate.label),

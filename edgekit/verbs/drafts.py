@@ -148,7 +148,7 @@ class Drafter:
             batch=self._used_options(form, precision)["batch"],
             opset=self.options.get("opset", 17),
         )
-        return decode(Explanation, answer)
+        return replace(decode(Explanation, answer), artifact=f"{self.prefix}{precision}.{form}")
 
     @property
     def _calibrated_on(self) -> DataInfo:

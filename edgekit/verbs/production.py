@@ -20,7 +20,7 @@ from edgekit.proof import Proof, measure_accuracy, prove
 from edgekit.targets import Target
 from edgekit.types import BASELINE, FORMATS, PRECISIONS, Artifact, Progress, Quantization
 from edgekit.verbs.drafts import Draft, Drafter
-from edgekit.verbs.export_request import SUPPORTED
+from edgekit.verbs.export_request import SUPPORTED, needs_calibration
 from edgekit.workspace import Workspace
 
 
@@ -161,13 +161,17 @@ def _other_ways(signature: Signature) -> str:
 
 def _remedy(artifact: Artifact, failures: Sequence[str]) -> str:
     text = " ".join(failures)
-    others = " or ".join(p for p in reversed(SUPPORTED[artifact.format]) if p != "int8")
+    narrower = ("int8", artifact.precision)
+    others = " or ".join(p for p in reversed(SUPPORTED[artifact.format]) if p not in narrower)
     if "it is not dynamic" in text:
         return "the weights are too few or of a kind that stays float: export fp32 or fp16"
     if "compute in float" in text:
         return f"there are no integer kernels for that: export {others}, or another format"
-    if artifact.precision == "int8" and artifact.format != "tfjs":
-        return f"more, or more typical, --samples may help; or export {others}"
+    if needs_calibration(artifact.format, artifact.precision):
+        return (
+            "edgekit quantize --explain names the layers that hurt, --max-drop looks for a way; "
+            f"more, or more typical, --samples may help; or export {others}"
+        )
     return "try another format; if the model uses built-in layers only, please report it"
 
 

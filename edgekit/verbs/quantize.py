@@ -13,11 +13,8 @@ from edgekit.charts import draw_searches
 from edgekit.errors import CheckFailed, ConversionError, Failure
 from edgekit.targets import open_target
 from edgekit.types import (
-    BACKENDS,
     BASELINE,
-    CALIBRATIONS,
     FORMATS,
-    METHODS,
     AccuracyRecord,
     Artifact,
     Explanation,
@@ -29,11 +26,12 @@ from edgekit.types import (
 )
 from edgekit.verbs import drafts
 from edgekit.verbs.bench import time_files
-from edgekit.verbs.export_request import needs_calibration, plan
+from edgekit.verbs.export_request import plan
 from edgekit.verbs.fine_tune import take_fine_tuned
 from edgekit.verbs.locate import of_workspace
 from edgekit.verbs.opening import opened_workspace
 from edgekit.verbs.production import Made, Production
+from edgekit.verbs.quantize_request import check_combination, check_values
 from edgekit.verbs.search import ROUNDS, TIMED_S, WIDER, Search
 from edgekit.verbs.source import ModelSource
 
@@ -73,7 +71,7 @@ class BudgetExceeded(CheckFailed):
     """No file of a format loses as little as was allowed; `result` has all that was tried."""
 
     def __init__(self, result: QuantizeResult) -> None:
-        short = [s for s in result.searches if not s.holds]
+        short = [s for s in result.searches if not s.holds and _unmeasured(s) is None]
         also = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
         super().__init__(f"{_shortfall(short[0])}{also}", hint=_more(short[0]))
         self.result = result
@@ -95,9 +93,11 @@ def _shortfall(search: SearchRecord) -> str:
 
 
 def _more(search: SearchRecord) -> str:
-    if search.chosen is not None:
-        return "allow a little more, or make the next wider one: --precision fp16"
-    return "see which layers hurt: --explain; or train on for 8 bits: --method qat"
+    if search.chosen is None:
+        return "see which layers hurt: --explain; or train on for 8 bits: --method qat"
+    chosen = search.candidates[search.chosen]
+    others = [c.precision for c in search.candidates if c.holds and c.precision != chosen.precision]
+    return f"allow a little more, or make a wider one: --precision {[*others, 'fp16'][0]}"
 
 
 def quantize(
@@ -161,11 +161,6 @@ def quantize(
         WorkspaceError: the folder holds something else.
     """
     keep_float = (keep_float,) if isinstance(keep_float, str) else tuple(keep_float)
-    _check("method", method, METHODS)
-    _check("calibration", calibration, CALIBRATIONS)
-    _check("backend", backend, BACKENDS)
-    budget = None if max_drop is None else parse_budget(max_drop)
-    wanted = plan(to, precision or ("int8",))
     quantization = Quantization(
         calibration=calibration,
         percentile=percentile,
@@ -173,7 +168,10 @@ def quantize(
         equalize=equalize,
         backend=backend,
     )
-    _check_combination(wanted, quantization, bool(precision), budget is not None, explain)
+    check_values(method, epochs, max_drop, quantization)
+    budget = None if max_drop is None else parse_budget(max_drop)
+    wanted = plan(to, precision or ("int8",))
+    check_combination(wanted, quantization, bool(precision), budget is not None, explain)
     formats = [form for form in FORMATS if any(form == f for f, _ in wanted)]
     if budget is not None:
         wanted = [(form, p) for form in formats for p in ("int8", *WIDER[form])]
@@ -221,8 +219,8 @@ def quantize(
             made, failures = production.run(wanted)
             return _done(production, made, failures)
         rows = evidence.opened(workspace, rows="validation", variant=variant)
-        search = Search(production, stack.enter_context(rows), budget, method)
-        found = [search.run(form) for form in formats]
+        validation = stack.enter_context(rows)
+        found = [Search(f, production, validation, budget, method).run() for f in formats]
         production.record_baseline()
         draw_searches(workspace.path / CHART, [f.record for f in found])
         return _done(production, [f.made for f in found if f.made], (), [f.record for f in found])
@@ -276,40 +274,3 @@ def _unmeasured(search: SearchRecord) -> Failure | None:
         return None
     reason = search.candidates[0].failure or "no file could be made"
     return Failure(search.format, "ConversionError", reason, None)
-
-
-def _check_combination(
-    wanted: Sequence[tuple[str, str]],
-    quantization: Quantization,
-    has_precision: bool,
-    searches: bool,
-    explains: bool,
-) -> None:
-    """Refuse options that would have no effect."""
-    if searches and (has_precision or explains):
-        raise ConversionError(
-            "a search finds the precision by itself",
-            hint="leave out --precision and --explain, or --max-drop",
-        )
-    if not explains and any(precision == "fp32" for _, precision in wanted):
-        raise ConversionError(
-            "fp32 is not quantized", hint="use edgekit export; --explain takes fp32"
-        )
-    if any(form == "tfjs" for form, _ in wanted) and explains:
-        raise ConversionError(
-            "in tfjs weights alone are quantized, all layers alike",
-            hint="leave out --explain, or --to tfjs",
-        )
-    default = Quantization(backend=quantization.backend)
-    for form, precision in wanted:
-        if not searches and quantization != default and not needs_calibration(form, precision):
-            raise ConversionError(
-                f"{precision}.{form} has no activations of integers, to which --calibration, "
-                "--keep-float and --equalize apply",
-                hint="ask for it in a command of its own",
-            )
-
-
-def _check(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise ConversionError(f"unknown {what} {given!r}", hint=f"known: {', '.join(known)}")

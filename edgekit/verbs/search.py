@@ -1,18 +1,19 @@
-"""The search for the cheapest file that loses no more than a budget.
+"""The search for the smallest file that loses no more than a budget.
 
-The space is small and ordered by cost: int8 with what costs nothing (channels evened out, the ways
-to calibrate), int8 with the layers that hurt most in float, int16x8, int8 weights alone, fp16. The
-first one that holds on the validation rows is taken; the test rows only say what it lost in the
-end. Times are measured for the report, and decide nothing: the same answer comes out twice.
+First int8 with what costs nothing (channels evened out, the ways to calibrate). Where that does not
+hold, or is no smaller than fp16 would be: int8 with the layers that hurt most in float, int16x8,
+int8 weights alone, fp16. The smallest that holds on the validation rows is taken; the test rows
+only say what it lost in the end. Times are measured for the report, and decide nothing: the same
+answer comes out twice.
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgekit.budget import Budget, Measure, measure_of
+from edgekit.budget import Budget, measure_of
 from edgekit.errors import EdgekitError
 from edgekit.evidence import Evidence
 from edgekit.latency import summarize
@@ -37,6 +38,12 @@ FREE = (
 WIDER = {"tflite": ("int16x8", "dynamic", "fp16"), "onnx": ("dynamic", "fp16"), "tfjs": ("fp16",)}
 """Where int8 is not enough. onnxruntime computes int16x8 in float, slower than `dynamic`."""
 
+GAIN = 0.9
+"""Of the loss, the share that a layer in float may leave, to be worth it."""
+
+SAME_SIZE = 1.05
+"""Of files that differ by less, the one that was tried first is taken."""
+
 TIMED_S = 0.2
 ROUNDS = 2
 
@@ -57,44 +64,36 @@ class Found:
     made: Made | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
-    """Searches one format after the other, on the validation rows."""
+    """Searches one format, on the validation rows."""
 
+    form: str
     production: Production
     validation: Evidence
     budget: Budget
     method: str
 
-    def run(self, form: str) -> Found:
-        """Find the cheapest file of one format, prove it on the test rows, and publish it."""
-        measure = measure_of(self.validation, self.budget)
-        trials: list[Trial] = []
-        for precision, quantization in self._ladder(form, trials):
-            label = _label(form, precision, quantization)
-            self.production.progress(f"{form}: trying {label}")
-            untried = Candidate(label, precision, quantization, 0, None, None, False)
-            trial = self._try(form, untried, measure, name=f"{len(trials)}-")
-            if quantization.keep_float and self._exceeds_fp16(trial, trials):
-                candidate = replace(trial.candidate, holds=False, failure="larger than fp16")
-                trial = replace(trial, candidate=candidate)
-            trials.append(trial)
-            if trials[-1].candidate.holds:
-                break
-        chosen = trials[-1] if trials[-1].candidate.holds else None
+    def __post_init__(self) -> None:
+        self._measure = measure_of(self.validation, self.budget)
+        self._trials: list[Trial] = []
+
+    def run(self) -> Found:
+        """Find the smallest file that holds, prove it on the test rows, and publish it."""
+        self._try_all()
+        chosen = _smallest(self._trials)
         record = SearchRecord(
-            format=form,
+            format=self.form,
             method=self.method,
             budget=self.budget.text,
-            measure=measure.name,
+            measure=self._measure.name,
             rows=self.validation.rows,
-            baseline=measure.baseline,
-            candidates=self._timed(trials),
-            chosen=len(trials) - 1 if chosen else None,
+            baseline=self._measure.baseline,
+            candidates=self._timed(),
+            chosen=chosen,
         )
-        if chosen is None or chosen.draft is None:
-            return Found(record, None)
-        return self._accept(record, chosen.draft)
+        draft = None if chosen is None else self._trials[chosen].draft
+        return Found(record, None) if draft is None else self._accept(record, draft)
 
     def _accept(self, record: SearchRecord, draft: Draft) -> Found:
         """Publish what was chosen, if it holds on the test rows, too."""
@@ -115,53 +114,79 @@ class Search:
         self.production.workspace.publish(artifact, draft.path, *proof.records)
         return Found(record, Made(artifact, proof, draft.warnings))
 
-    def _ladder(self, form: str, trials: list[Trial]) -> Iterator[tuple[str, Quantization]]:
-        """(precision, how) of what to try next, given what was tried so far."""
-        if form == "tfjs":  # weights are stored in 8 bits: nothing is calibrated
-            yield "int8", Quantization()
-            yield from ((precision, Quantization()) for precision in WIDER[form])
-            return
+    def _try_all(self) -> None:
+        """Try what is worth it, in order."""
         given = self.production.quantization
+        if self.form == "tfjs":  # weights are stored in 8 bits: nothing is calibrated
+            _ = any(self._holds(p, Quantization()) for p in ("int8", *WIDER[self.form]))
+            return
         for way in FREE:
-            yield "int8", replace(way, keep_float=given.keep_float, backend=given.backend)
-        best = min((t.candidate for t in trials), key=_loss).quantization
-        yield from (("int8", way) for way in self._mixed(form, best, trials))
-        for precision in WIDER[form]:
+            own = replace(way, keep_float=given.keep_float, backend=given.backend)
+            if self._holds("int8", own):
+                break
+        best = min((t.candidate for t in self._trials), key=_loss)
+        if not best.holds:
+            self._try_keeping_float(best)
+        elif self._is_below_fp16():
+            return
+        for precision in WIDER[self.form]:
+            if precision == "fp16" and self._is_below_fp16():
+                return
             # What serves int8 best serves a wider one, too, where it means something there.
-            weights_only = Quantization(equalize=best.equalize and precision == "dynamic")
-            yield precision, best if needs_calibration(form, precision) else weights_only
+            how = Quantization(equalize=best.quantization.equalize and precision == "dynamic")
+            if needs_calibration(self.form, precision):
+                how = best.quantization
+            self._holds(precision, how)
 
-    def _mixed(self, form: str, best: Quantization, trials: list[Trial]) -> Iterator[Quantization]:
+    def _try_keeping_float(self, best: Candidate) -> None:
         """`best` with more and more of the layers that hurt in float, while that is small."""
-        kept: list[str] = []
-        while len(kept) < MOST_FLOAT:
-            self.production.progress(f"{form}: looking for the layers that hurt")
+        way, lost = best.quantization, best.lost
+        kept, useless = set[str](), set[str]()
+        for _ in range(MOST_FLOAT):
+            self.production.progress(f"{self.form}: looking for the layers that hurt")
             try:
                 # Again each time: what one layer leaves in float, the next one rounds.
-                found = self.production.drafter.explain(form, "int8", _keeping(best, kept)).layers
+                found = self.production.drafter.explain(self.form, "int8", way).layers
             except EdgekitError as e:  # no graph of layers: nothing can be kept by name
-                self.production.progress(f"{form}: {e.message}")
+                self.production.progress(f"{self.form}: {e.message}")
                 return
-            more = next((e.keep for e in found if not set(e.keep) <= set(kept)), ())
-            kept += [name for name in more if name not in kept]
-            if not more or len(kept) >= len(found):
+            candidates = (e.keep for e in found if not {*kept, *useless}.issuperset(e.keep))
+            more = next(candidates, ())
+            wider = _keeping(way, more)
+            if not more or len({*kept, *more}) >= len(found) or self._holds("int8", wider):
                 return
-            yield _keeping(best, kept)
-            if self._exceeds_fp16(trials[-1], trials):
+            tried = self._trials[-1].candidate
+            if tried.size_bytes > self._fp16_bytes:
                 return
+            if tried.lost is not None and (lost is None or tried.lost < GAIN * lost):
+                way, lost = wider, tried.lost
+                kept.update(more)
+                useless.clear()  # beside this one, they may be of use
+            else:
+                useless.update(more)
 
-    def _exceeds_fp16(self, trial: Trial, trials: Sequence[Trial]) -> bool:
-        """Whether it takes a byte per parameter more than the smallest, as fp16 does."""
-        smallest = min((t.candidate.size_bytes for t in trials if t.draft), default=0)
-        parameters = self.production.workspace.manifest.source.parameters
-        return bool(smallest) and trial.candidate.size_bytes > smallest + parameters
+    @property
+    def _fp16_bytes(self) -> int:
+        """What a file with weights of 2 bytes has at least."""
+        return 2 * self.production.workspace.manifest.source.parameters
 
-    def _try(self, form: str, candidate: Candidate, measure: Measure, name: str) -> Trial:
-        quantization = candidate.quantization
-        drafter = self.production.drafter
+    def _is_below_fp16(self) -> bool:
+        candidates = [t.candidate for t in self._trials]
+        return any(c.holds and c.size_bytes < self._fp16_bytes for c in candidates)
+
+    def _holds(self, precision: str, quantization: Quantization) -> bool:
+        """Try one candidate."""
+        label = _label(self.form, precision, quantization)
+        self.production.progress(f"{self.form}: trying {label}")
+        untried = Candidate(label, precision, quantization, 0, None, None, False)
+        self._trials.append(self._tried(untried))
+        return self._trials[-1].candidate.holds
+
+    def _tried(self, candidate: Candidate) -> Trial:
+        drafter, how = self.production.drafter, candidate.quantization
+        name = f"{len(self._trials)}-"
         try:
-            draft = drafter.draft(form, candidate.precision, quantization, name)
-            draft = drafter.finish(draft, quantization)
+            draft = drafter.finish(drafter.draft(self.form, candidate.precision, how, name), how)
             proof = self.production.prove(draft, self.validation)
         except EdgekitError as e:
             return Trial(replace(candidate, failure=e.message), None)
@@ -171,16 +196,16 @@ class Search:
             failure="; ".join(proof.parity.failures) or None,
         )
         if proof.parity.outputs:  # else it cannot be compared at all
-            figure = measure.figure(proof)
-            lost = measure.lost(figure, self.budget)
+            figure = self._measure.figure(proof)
+            lost = self._measure.lost(figure, self.budget)
             holds = lost <= self.budget.allowed and not proof.parity.failures
             candidate = replace(candidate, figure=figure, lost=lost, holds=holds)
         return Trial(candidate, draft)
 
-    def _timed(self, trials: Sequence[Trial]) -> tuple[Candidate, ...]:
+    def _timed(self) -> tuple[Candidate, ...]:
         """All candidates with the median of their latency, measured side by side."""
         self.production.progress("timing what was tried")
-        made = [(i, t.draft) for i, t in enumerate(trials) if t.draft is not None]
+        made = [(i, t.draft) for i, t in enumerate(self._trials) if t.draft]
         workspace = self.production.workspace
         items = []
         for _, draft in made:
@@ -202,12 +227,19 @@ class Search:
             seconds=TIMED_S,
             progress=lambda text: None,
         )
-        candidates = [t.candidate for t in trials]
+        candidates = [t.candidate for t in self._trials]
         for (i, _), record in zip(made, found, strict=True):
             if isinstance(record, LatencyRecord):
                 p50 = summarize(record).p50_ns
                 candidates[i] = replace(candidates[i], p50_ns=p50)
         return tuple(candidates)
+
+
+def _smallest(trials: Sequence[Trial]) -> int | None:
+    """Which of those that hold to take: of about the same size, the one that was tried first."""
+    holding = [i for i, t in enumerate(trials) if t.candidate.holds]
+    least = min((trials[i].candidate.size_bytes for i in holding), default=0)
+    return next((i for i in holding if trials[i].candidate.size_bytes <= SAME_SIZE * least), None)
 
 
 def _loss(candidate: Candidate) -> tuple[bool, float]:
