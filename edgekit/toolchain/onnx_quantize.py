@@ -112,14 +112,14 @@ def quantize(
             f"onnx: {precision}: there is no convolution, dense layer or embedding to quantize",
             hint="keep fewer layers in float" if keep else "export it as fp32",
         )
-    if how.correct_bias:
-        correct_biases(proto, chosen, ranges, precision, source.signature, source.rows or {})
     halves = constants_read_by(graph, kept)
     insert_pairs(graph, chosen, ranges, precision)
+    use_domains(proto)
+    if how.correct_bias:
+        correct_biases(proto, source.prepared, source.rows or {}, source.signature)
     for weight in matrices(graph):
         if weight.tensor.name in halves and fits_half(weight.values):
             store_half(weight)
-    use_domains(proto)
     names = made_in(source.graph)
     tidy(proto, {name: name for name in [*_io(graph), *names]})
     compact(proto, names)

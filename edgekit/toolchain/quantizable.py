@@ -70,7 +70,7 @@ class Quantizable:
             keep=keep,
         )
         if quantization.correct_bias:
-            content = tflite_bias.correct_bias(content, self.taps, self.rows, self.signature)
+            content = tflite_bias.correct_bias(content, self.content, self.rows, self.signature)
         return content
 
     def write(self, path: Path, content: bytes) -> Signature:

@@ -173,8 +173,10 @@ def _cut_bounds(model: Any, op: Any, limits: Range) -> None:
 def _write_ranges(model: Any, ranges: Ranges) -> None:
     for tensor in tflite_file.main_graph(model).tensors:
         if found := ranges.get(tensor.name.decode()):
+            # What was 0 on every row needs a scale, too.
+            low, high = (found.low, found.high) if found.width > 0 else (-1.0, 1.0)
             tensor.quantization = schema.QuantizationParametersT(
-                min=np.array([found.low], np.float32), max=np.array([found.high], np.float32)
+                min=np.array([low], np.float32), max=np.array([high], np.float32)
             )
 
 

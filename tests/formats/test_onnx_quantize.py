@@ -165,9 +165,8 @@ def test_tensors_that_are_left_have_their_float_names_and_values(converted, quan
         Quantization(),
         Quantization(calibration="percentile", percentile=99.0),
         Quantization(calibration="entropy"),
-        Quantization(correct_bias=True),
     ],
-    ids=["minmax", "percentile", "entropy", "bias"],
+    ids=["minmax", "percentile", "entropy"],
 )
 def test_order_of_calibration_rows_does_not_matter(converted, tmp_path, how):
     _, fp32, signature = converted("cnn")
@@ -199,7 +198,7 @@ def test_fixed_batch_can_be_calibrated(tmp_path):
     model = build_model("mlp")
     signature = convert(trace(of_keras(model), 4), tmp_path / "a.onnx")
     source = FloatFile(tmp_path / "a.onnx", signature, rows_for(signature, 6))
-    quantize(source, tmp_path / "b.onnx", "int8", Quantization(correct_bias=True))
+    quantize(source, tmp_path / "b.onnx", "int8")
     feed = rows_for(signature, 4, seed=6)
     got = run(tmp_path / "b.onnx", signature, feed)["classes"]
     np.testing.assert_allclose(got, reference(model, feed)["classes"], atol=0.05)
@@ -290,13 +289,6 @@ def test_keeping_what_hurts_helps(source, quality, tmp_path):
 def test_keeping_an_unknown_tensor_is_an_error(source, tmp_path):
     with pytest.raises(ConversionError, match="'nowhere:0'"):
         quantize(source("mlp"), tmp_path / "a.onnx", "int8", keep=["nowhere:0"])
-
-
-@pytest.mark.parametrize("name", ["cnn", "grouped_convolution"])
-def test_bias_correction_helps(source, quantized, quality, tmp_path, name):
-    quantize(source(name), tmp_path / "a.onnx", "int8", Quantization(correct_bias=True))
-    assert quality(name, tmp_path / "a.onnx") > quality(name, quantized(name)) + 0.5
-    assert (tmp_path / "a.onnx").stat().st_size == quantized(name).stat().st_size
 
 
 def test_bias_that_int32_could_not_hold(tmp_path):
