@@ -10,14 +10,24 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
 from edgekit.errors import SourceError, WorkspaceError
 from edgekit.hashing import sha256
 from edgekit.recipe import Recipe, load_recipe
-from edgekit.samples import Samples, read_npz, read_samples, thirds, write_npz, write_samples
+from edgekit.samples import (
+    Samples,
+    are_equal,
+    load_samples,
+    read_npz,
+    thirds,
+    write_npz,
+    write_samples,
+)
 from edgekit.toolchain.client import Toolchain
 from edgekit.types import Code, Feed, Progress, Source
 from edgekit.workspace import SourceInfo, Workspace, reference_name
@@ -26,6 +36,12 @@ ENOUGH_ROWS = 64
 SEED = 0
 LOADING_S = 300
 """A model that takes longer to load has a configuration that leads Keras in circles."""
+
+SPLITS = {"calibration": "calibration", "validation": "validation", "verification": "test"}
+"""The rows that calibrate, decide and judge, and what recipes call them."""
+
+Origin = Literal["recipe", "samples", "third", "synthetic", "nothing"]
+"""Where the rows of a split come from: "samples" are all of them, a "third" is its part of them."""
 
 
 @dataclass(frozen=True)
@@ -98,66 +114,133 @@ def suffix_of(path: Path) -> str:
     return ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
 
 
+def plan_splits(
+    there: Mapping[str, str], *, recipe: bool, samples: bool, hold_back: bool
+) -> dict[str, Origin]:
+    """Where the rows of each split are to come from; those that stay as they are are left out.
+
+    With a recipe, samples calibrate in the command that they are given to; all else is the
+    recipe's. Without one, the splits are always of one and the same samples: all of them calibrate
+    and all are compared on or, from the first command on that holds rows back, a third calibrates,
+    a third decides and a third judges. New samples start anew.
+
+    Args:
+        there: the splits of a workspace: "recipe", "samples" or "synthetic".
+        recipe: whether a recipe trained the model.
+        samples: whether new ones are given.
+        hold_back: whether rows must decide, and others judge, that nothing else has seen.
+
+    Raises:
+        SourceError: there is nothing to hold back.
+    """
+    if recipe:
+        wanted: dict[str, Origin] = {"calibration": "samples" if samples else "recipe"}
+        wanted |= {"validation": "recipe"} if hold_back else {}
+        wanted |= {"verification": "recipe"}
+        return {s: o for s, o in wanted.items() if o == "samples" or there.get(s) != o}
+    is_split = "validation" in there and not samples
+    has_samples = samples or there.get("calibration") == "samples"
+    if hold_back and not is_split:
+        if not has_samples:
+            raise SourceError(
+                "there are no rows that could be held back to decide and to judge",
+                hint="give --samples FILE.npz: a third of the rows decides, a third judges",
+            )
+        return dict.fromkeys(SPLITS, "third")
+    if samples:
+        return {"calibration": "samples", "validation": "nothing", "verification": "samples"}
+    return {} if "verification" in there else {"verification": "synthetic"}
+
+
+def check(workspace: Workspace | None, samples: Samples | None, *, hold_back: bool) -> None:
+    """Refuse what `prepare` would refuse, before anything is written.
+
+    Raises:
+        SourceError: there are too few rows to hold some back.
+    """
+    plan = _plan(workspace, samples, hold_back)
+    if samples is not None and "third" in plan.values():
+        thirds(samples)
+
+
 def prepare(
     workspace: Workspace,
     toolchain: Toolchain,
     samples: Samples | None,
     progress: Progress,
     *,
-    search: bool = False,
+    hold_back: bool = False,
 ) -> None:
-    """See to it that the workspace has rows to calibrate and to verify on, and their reference.
+    """See to it that the workspace has the rows of `plan_splits`, and the model's outputs for them.
 
-    New `samples` take the place of the calibration rows, and, unless there is a recipe with a test
-    split, of the verification rows. Otherwise what is there stays. All of it changes at once.
-
-    A `search` takes validation rows, too: the recipe's; without one, a third of the samples
-    calibrates, a third decides and a third verifies.
+    All of it changes at once.
 
     Raises:
-        SourceError: there is nothing to take validation rows from.
+        SourceError: there are too few rows to hold some back.
     """
-    fresh: dict[str, tuple[Samples, str]] = {}
-    recipe = workspace.manifest.recipe
-    if samples is not None:
-        samples = _preprocessed(workspace, toolchain, samples)
-    verifying = samples
-    if search and recipe is None:
-        if samples is not None:
-            samples, deciding, verifying = thirds(samples, SEED)
-            fresh["validation"] = deciding, "samples"
-        elif not workspace.has_data("validation", reference_name("validation")):
-            raise SourceError(
-                f"{workspace.path} has no rows for a search to decide on",
-                hint="give --samples FILE.npz: a third of the rows decides",
-            )
-    elif search and not workspace.has_data("validation", reference_name("validation")):
-        fresh["validation"] = _split(workspace, toolchain, "validation", progress), "recipe"
-    if samples is not None:
-        fresh["calibration"] = samples, "samples"
-    elif recipe is not None and not workspace.has_data("calibration"):
-        fresh["calibration"] = _split(workspace, toolchain, "calibration", progress), "recipe"
-    if recipe is None and verifying is not None:
-        fresh["verification"] = verifying, "samples"
-    elif not workspace.has_data("verification", "reference"):
-        if recipe is not None:
-            fresh["verification"] = _split(workspace, toolchain, "test", progress), "recipe"
-        else:
-            fresh["verification"] = _synthesize(workspace, toolchain), "synthetic"
-    if not fresh:
-        return
+    data = workspace.manifest.data
+    plan = _plan(workspace, samples, hold_back)
+    if not hold_back and "validation" in {*data} - {*plan} and workspace.manifest.recipe is None:
+        progress("a third of the samples calibrates, as before; all of them if given again")
+    fresh = _gather(plan, workspace, toolchain, samples, progress)
     with workspace.staging() as staging:
-        staged = {}
+        staged: dict[str, tuple[Path, int, str]] = {}
         for name, (rows, origin) in fresh.items():
             write_samples(staging / name, rows)
             staged[name] = staging / name, rows.rows, origin
-        for name in sorted({"verification", "validation"} & set(fresh)):
-            rows, _ = fresh[name]
-            progress(f"running the Keras model on {rows.rows:,} {name} rows")
+        for name in ("verification", "validation") if hold_back else ("verification",):
             path = staging / reference_name(name)
+            if name not in fresh and workspace.has_data(path.name):
+                continue
+            rows = fresh[name][0] if name in fresh else _kept(workspace, name)
+            progress(f"running the Keras model on {rows.rows:,} {name} rows")
             write_npz(path, _reference(workspace.source, toolchain, rows))
             staged[path.name] = path, rows.rows, "keras"
-        workspace.take_data(staged)
+        dropped = {n for n, origin in plan.items() if origin == "nothing" and n in data}
+        if staged:
+            workspace.take_data(staged, dropped)
+
+
+def _gather(
+    plan: Mapping[str, Origin],
+    workspace: Workspace,
+    toolchain: Toolchain,
+    samples: Samples | None,
+    progress: Progress,
+) -> dict[str, tuple[Samples, str]]:
+    """The rows of each split that is made anew, and the origin to be recorded."""
+    if samples is not None:
+        samples = _preprocessed(workspace, toolchain, samples)
+    elif "third" in plan.values():
+        samples = calibration(workspace)  # all of them calibrated until now
+    parts = {}
+    if samples is not None and "third" in plan.values():
+        parts = dict(zip(SPLITS, thirds(samples), strict=True))
+    found: dict[str, tuple[Samples, str]] = {}
+    for name, origin in plan.items():
+        if origin == "recipe":
+            found[name] = _split(workspace, toolchain, SPLITS[name], progress), origin
+        elif origin == "synthetic":
+            found[name] = _synthesize(workspace, toolchain), origin
+        elif origin != "nothing" and samples is not None:
+            found[name] = parts.get(name, samples), "samples"
+    return found
+
+
+def _plan(
+    workspace: Workspace | None, samples: Samples | None, hold_back: bool
+) -> dict[str, Origin]:
+    there: dict[str, str] = {}
+    if workspace is not None:
+        data = {name: info.origin for name, info in workspace.manifest.data.items()}
+        # A lost file is made again; only samples cannot be.
+        there = {n: o for n, o in data.items() if o == "samples" or workspace.has_data(n)}
+    return plan_splits(
+        there,
+        recipe=workspace is not None and workspace.manifest.recipe is not None,
+        samples=samples is not None,
+        hold_back=hold_back,
+    )
 
 
 def prepare_variant(
@@ -168,11 +251,10 @@ def prepare_variant(
     staged = {}
     with workspace.staging() as staging:
         for name in ("verification", "validation"):
-            path = workspace.data_path(name)
             reference = reference_name(name, variant)
-            if path is None or workspace.has_data(reference):
+            if not workspace.has_data(name) or workspace.has_data(reference):
                 continue
-            rows = read_samples(path, workspace.manifest.source.signature)
+            rows = _kept(workspace, name)
             progress(f"running the {variant} model on {rows.rows:,} {name} rows")
             write_npz(staging / reference, _reference(source, toolchain, rows))
             staged[reference] = staging / reference, rows.rows, "keras"
@@ -189,14 +271,18 @@ def opened(
     `rows` are "verification" or "validation"; `variant` is the model that they are held against.
     """
     data = workspace.manifest.data
-    path = workspace.data_path(rows)
     original = workspace.data_path(reference_name(rows))
     reference = workspace.data_path(reference_name(rows, variant))
-    if path is None or reference is None or original is None:
+    if original is None:
         raise WorkspaceError(
             f"{workspace.path} has no rows to compare with", hint="run edgekit export on it first"
         )
-    samples = read_samples(path, workspace.manifest.source.signature)
+    if reference is None:
+        raise WorkspaceError(
+            f"{workspace.path} has other rows than when its model {variant!r} was trained",
+            hint=f"run edgekit quantize --method {variant} on it again",
+        )
+    samples = _kept(workspace, rows)
     expected = read_npz(original)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         yield Evidence(
@@ -210,11 +296,29 @@ def opened(
         )
 
 
-def weaknesses(held: Evidence) -> tuple[str, ...]:
-    """Why a proof on this evidence is a weak one."""
-    if held.rows >= ENOUGH_ROWS:
-        return ()
-    return (f"only {held.rows} rows to compare on; {ENOUGH_ROWS} or more make a good proof",)
+def weaknesses(workspace: Workspace, held: Evidence) -> tuple[str, ...]:
+    """Why a proof on this evidence, or a calibration in this workspace, is a weak one."""
+    data = workspace.manifest.data
+    compared: Mapping[str, np.ndarray] = load_arrays(held.inputs)
+    calibrating = calibration(workspace)
+    if calibrating is None:
+        return _weakness(compared, "to compare on")
+    if data["calibration"].sha256 == data["verification"].sha256:
+        return _weakness(compared, "to compare on and to calibrate with")
+    return (
+        *_weakness(compared, "to compare on"),
+        *_weakness(calibrating.feed, "to calibrate with"),
+    )
+
+
+def _weakness(feed: Mapping[str, np.ndarray], use: str) -> tuple[str, ...]:
+    rows = len(next(iter(feed.values())))
+    found = []
+    if rows < ENOUGH_ROWS:
+        found.append(f"only {rows} rows {use}; {ENOUGH_ROWS} or more make a good proof")
+    if are_equal(feed):
+        found.append(f"all {rows} rows {use} are equal: nothing is known of any others")
+    return tuple(found)
 
 
 def recipe_of(workspace: Workspace) -> Recipe | None:
@@ -231,8 +335,13 @@ def recipe_of(workspace: Workspace) -> Recipe | None:
 
 def calibration(workspace: Workspace) -> Samples | None:
     """The rows to calibrate with, or None."""
-    path = workspace.data_path("calibration")
-    return None if path is None else read_samples(path, workspace.manifest.source.signature)
+    return _kept(workspace, "calibration") if "calibration" in workspace.manifest.data else None
+
+
+def _kept(workspace: Workspace, name: str) -> Samples:
+    path = workspace.data_path(name)
+    assert path is not None
+    return load_samples(path, workspace.manifest.source.signature)
 
 
 def _split(workspace: Workspace, toolchain: Toolchain, split: str, progress: Progress) -> Samples:

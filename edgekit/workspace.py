@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 PREPROCESSING = "preprocessing.json"
 LOCK = ".lock"
+AGAIN = "export again to make it"
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class Manifest:
     recipe: Code | None = None
     """The recipe that trained the model: a bundled name or a path."""
     data: Mapping[str, DataInfo] = field(default_factory=dict)
-    """"calibration", "verification" and, for a search, "validation" rows, and the Keras models'
-    outputs for them: see `reference_name`."""
+    """"calibration", "verification" and, where rows are held back, "validation" rows, and the Keras
+    models' outputs for them: see `reference_name`. Samples are of one file at a time."""
     variants: Mapping[str, VariantInfo] = field(default_factory=dict)
     """Models that were trained on: "qat"."""
     artifacts: tuple[Artifact, ...] = ()
@@ -241,7 +242,10 @@ class Workspace:
     def data_path(self, name: str) -> Path | None:
         """Where the rows called `name` lie, after their hash was compared; None: there are none."""
         info = self.manifest.data.get(name)
-        return None if info is None else self._file(info.path, info.sha256)
+        if info is None:
+            return None
+        remedy = "give the rows again: --samples FILE.npz" if info.origin == "samples" else AGAIN
+        return self._file(info.path, info.sha256, remedy)
 
     def change(self, **changes: Any) -> None:
         """Replace fields of the manifest and write it, whole or not at all."""
@@ -285,25 +289,32 @@ class Workspace:
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".staging-") as folder:
             yield Path(folder)
 
-    def take_data(self, staged: Mapping[str, tuple[Path, int, str]]) -> None:
+    def take_data(
+        self, staged: Mapping[str, tuple[Path, int, str]], dropped: Collection[str] = ()
+    ) -> None:
         """Take over staged .npz files: name -> (file, rows, origin), all in one change.
 
-        With other verification rows, the proofs that were made on the old ones are dropped.
+        With rows that are `dropped`, the models' outputs for them go, too; with other rows, those
+        of the models that were trained on; with other verification rows, the proofs made on the
+        old ones.
         """
         infos = {
             name: DataInfo(f"{name}.npz", sha256(file), rows, origin)
             for name, (file, rows, origin) in staged.items()
         }
-        before = self.manifest.data.get("verification")
-        after = infos.get("verification", before)
-        stale = {reference_name(name, v) for name in infos for v in self.manifest.variants}
-        kept = {n: info for n, info in self.manifest.data.items() if n not in stale}
+        data = self.manifest.data
+        other = {n for n, info in infos.items() if n in data and data[n].sha256 != info.sha256}
+        stale = {reference_name(n, v) for n in {*other, *dropped} for v in self.manifest.variants}
+        stale |= {*dropped, *map(reference_name, dropped)}
+        kept = {n: info for n, info in data.items() if n not in stale}
         changes: dict[str, Any] = {"data": {**kept, **infos}}
-        if before is not None and after is not None and before.sha256 != after.sha256:
+        if "verification" in other:
             changes |= {"parity": (), "accuracy": ()}
         for name, (file, _, _) in staged.items():
             os.replace(file, self.path / infos[name].path)
         self.change(**changes)
+        for name in stale & {*data}:
+            (self.path / data[name].path).unlink(missing_ok=True)
 
     def take_variant(self, name: str, staged: Path, step: Step) -> None:
         """Take over a staged Keras model; the references of an earlier one are dropped."""
@@ -351,12 +362,12 @@ class Workspace:
         except (OSError, WorkspaceError) as e:
             progress(f"the records are not kept in {self.path}: {e}")
 
-    def _file(self, relative: str, digest: str) -> Path:
+    def _file(self, relative: str, digest: str, remedy: str = AGAIN) -> Path:
         path = self.path / relative
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise WorkspaceError(f"{self.path}: the manifest names a path outside: {relative}")
         if not path.exists():
-            raise WorkspaceError(f"{path} is missing", hint="export again to make it")
+            raise WorkspaceError(f"{path} is missing", hint=remedy)
         if sha256(path) != digest:
             raise WorkspaceError(
                 f"{path} is not the file that was recorded: its SHA-256 differs",

@@ -141,7 +141,7 @@ def export(
             failures=tuple(failures),
             warnings=(
                 *workspace.manifest.source.notes,
-                *evidence.weaknesses(held),
+                *evidence.weaknesses(workspace, held),
                 *dict.fromkeys(w for m in made for w in m.warnings),
             ),
         )

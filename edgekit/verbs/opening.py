@@ -25,7 +25,7 @@ def opened_workspace(
     samples: str | os.PathLike[str] | None,
     wanted: list[tuple[str, str]],
     loading: Mapping[str, Any],
-    search: bool = False,
+    hold_back: bool = False,
     progress: Progress,
 ) -> Iterator[tuple[Workspace, Toolchain]]:
     """The workspace of `source`, locked, with its evidence, and the worker that has its model.
@@ -36,7 +36,7 @@ def opened_workspace(
         samples: an .npz file of rows.
         wanted: the (format, precision) pairs to be made.
         loading: how the model is loaded, as `opened_source` takes it.
-        search: whether validation rows are needed.
+        hold_back: whether rows must decide and judge that nothing else has seen.
         progress: told in one line what happens.
 
     Raises:
@@ -60,11 +60,13 @@ def opened_workspace(
             info, preprocessing = evidence.describe_source(model, toolchain)
         # Before anything is written.
         rows = read_samples(Path(samples), info.rows_signature) if samples is not None else None
+        folder = Path(output or f"{name_of(source)}-edgekit")
+        there = existing or (Workspace.open(folder) if is_workspace(folder) else None)
+        evidence.check(there, rows, hold_back=hold_back)
         if existing is not None:
             workspace = existing
         else:
-            folder = Path(output or f"{name_of(source)}-edgekit")
             workspace = evidence.make_workspace(folder, model, info, preprocessing, toolchain)
         stack.enter_context(workspace.locked())
-        evidence.prepare(workspace, toolchain, rows, progress, search=search)
+        evidence.prepare(workspace, toolchain, rows, progress, hold_back=hold_back)
         yield workspace, toolchain

@@ -189,7 +189,7 @@ def quantize(
                     "until_layer": until_layer,
                 },
                 # Rows that were trained on must not judge.
-                search=budget is not None or method == "qat",
+                hold_back=budget is not None or method == "qat",
                 progress=progress,
             )
         )
@@ -257,7 +257,7 @@ def _done(
         failures=(*failures, *(f for s in searches if (f := _unmeasured(s)))),
         warnings=(
             *workspace.manifest.source.notes,
-            *evidence.weaknesses(production.evidence),
+            *evidence.weaknesses(workspace, production.evidence),
             *dict.fromkeys(w for m in made for w in m.warnings),
         ),
     )

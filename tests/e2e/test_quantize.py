@@ -110,6 +110,70 @@ def test_the_same_search_gives_the_same_answer(searched, keras_files, rows, tmp_
     assert [a.sha256 for a in Workspace.open(tmp_path / "ws").manifest.artifacts] == shas
 
 
+def test_rows_that_judge_are_seen_by_nothing_else(searched, rows, tmp_path):
+    """Whatever was done with the samples before, and in whatever order they come."""
+    _, folder = searched
+    workspace = shutil.copytree(folder, tmp_path / "ws")
+    samples = np.load(rows)["x"]
+    np.savez(tmp_path / "reversed.npz", x=samples[::-1])
+
+    done = run_edgekit("quantize", workspace, "--to", "onnx")
+    assert "a third of the samples calibrates, as before" in done.err
+    assert f"calibrating with {ROWS // 3} rows of samples" in done.err
+
+    command = ("quantize", workspace, "--samples", tmp_path / "reversed.npz", "--to", "onnx")
+    done = run_edgekit(*command)
+    assert f"calibrating with {ROWS} rows of samples" in done.err
+    data = Workspace.open(workspace).manifest.data
+    assert {name: data[name].rows for name in ("calibration", "verification")} == {
+        "calibration": ROWS,
+        "verification": ROWS,
+    }
+    assert "validation" not in data
+    assert not (workspace / "validation.npz").exists()
+
+    done = run_edgekit("quantize", workspace, "--max-drop", "5%", "--to", "onnx")
+    assert done.code == 0, done.err
+    before, after = (Workspace.open(f).manifest.data for f in (folder, workspace))
+    assert {n: i.sha256 for n, i in after.items()} == {n: i.sha256 for n, i in before.items()}
+
+
+def test_samples_for_a_recipe_calibrate_in_their_own_command_alone(copy, tmp_path):
+    before = Workspace.open(copy).manifest.data
+    rows = np.load(copy / "verification.npz")
+    [name] = [name for name in rows.files if not name.startswith("y_")]
+    np.savez(tmp_path / "rows.npz", x=rows[name][:40])
+    done = run_edgekit("quantize", copy, "--to", "onnx", "--samples", tmp_path / "rows.npz")
+    assert done.code == 0, done.err
+    assert "calibrating with 40 rows of samples" in done.err
+    assert "warning: only 40 rows to calibrate with" in done.err
+    done = run_edgekit("quantize", copy, "--to", "onnx")
+    assert "rows of the recipe" in done.err
+    assert "warning: only" not in done.err
+    assert Workspace.open(copy).manifest.data == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({"x": np.eye(16)[:2]}, ("--max-drop", "5%"), "2 rows, 2 of them different, cannot"),
+        ({"x": np.ones((9, 16))}, ("--method", "qat"), "9 rows, 1 of them different, cannot"),
+        ({"x": np.ones((9, 16)), "y": np.full((9, 4), np.nan)}, (), "the labels 'y' of the output"),
+        ({"x": np.full((9, 16), 1e300)}, (), "values that float32 cannot hold"),
+    ],
+)
+def test_samples_that_are_refused_leave_no_workspace(
+    keras_files, tmp_path, arrays, options, message
+):
+    np.savez(tmp_path / "s.npz", **arrays)
+    command = ("quantize", keras_files / "spread.keras", "--samples", tmp_path / "s.npz")
+    done = run_edgekit(*command, "-o", tmp_path / "ws", *options)
+    assert done.code == 1
+    assert message in done.err
+    assert "Warning" not in done.err
+    assert not (tmp_path / "ws").exists()
+
+
 def test_nothing_that_holds_is_exit_3_with_the_best_seen(keras_files, rows, tmp_path):
     done = run_edgekit(
         *("quantize", keras_files / "spread.keras", "--samples", rows, "-o", tmp_path / "ws"),

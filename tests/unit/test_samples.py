@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import SourceError
-from edgekit.samples import Samples, read_samples, write_samples
+from edgekit.samples import Samples, are_equal, load_samples, read_samples, thirds, write_samples
 from edgekit.types import Signature, TensorSpec
 
 ONE = Signature(
@@ -36,9 +36,9 @@ def save(tmp_path):
 
 
 def test_x_and_y_do_for_a_model_of_one_input(save):
-    samples = read_samples(save(x=X, y=np.arange(5)), ONE)
+    samples = read_samples(save(x=X, y=np.array([0, 1, 2, 1, 0])), ONE)
     assert samples.feed["image"].dtype == np.float32
-    assert samples.targets["label"].tolist() == [0, 1, 2, 3, 4]
+    assert samples.targets["label"].tolist() == [0, 1, 2, 1, 0]
     assert samples.rows == 5
 
 
@@ -82,9 +82,19 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
         ({"x": X[0]}, "has the shape \\(4, 4\\)"),
         ({"x": X[:0]}, "there are no rows"),
         ({"x": X, "y": np.arange(4)}, "differ in their number of rows"),
-        ({"x": np.where(X == 37, np.nan, X)}, "NaN or infinity, first in row 2"),
+        (
+            {"x": np.where(X == 37, np.nan, X)},
+            "'x' .the input 'image'. has NaN or infinity, first in row 2",
+        ),
+        ({"x": np.where(X == 37, 1e39, X)}, "values that float32 cannot hold, first in row 2"),
         ({"x": X.astype(str)}, "not numbers"),
         ({"x": X, "y": np.array(3)}, "'y' is one number; the first axis must be the rows"),
+        ({"x": X, "y": [0, 1, 3, 0, 0]}, "labels 'y' of the output 'label' have 3 in row 2"),
+        ({"x": X, "y": [0, 1, -1, 0, 0]}, "have -1 in row 2"),
+        ({"x": X, "y": [0, 1, 0.5, 0, 0]}, "have 0.5 in row 2"),
+        ({"x": X, "y": [[0], [1], [0.5], [0], [0]]}, "have 0.5 in row 2"),
+        ({"x": X, "y": [0, 1, np.nan, 0, 0]}, "'y' of the output 'label' have NaN or infinity, f"),
+        ({"x": X, "y": list("abcab")}, "'y' of the output 'label' hold <U1, not classes"),
     ],
 )
 def test_samples_that_do_not_fit(save, arrays, message):
@@ -126,3 +136,82 @@ def test_objects_are_not_unpickled(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SourceError, match="cannot be read as samples"):
         read_samples(tmp_path / "none.npz", ONE)
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, bool, np.uint8])
+def test_classes_may_be_given_as_floats(save, dtype):
+    labels = np.array([0, 1, 1, 0, 1], dtype)
+    read = read_samples(save(x=X, y=labels), ONE).targets["label"]
+    assert read.dtype.kind in "iu"
+    assert read.tolist() == labels.tolist()
+
+
+def test_labels_that_are_no_classes_stay_as_they_are(save):
+    arrays = {"tokens": np.ones((2, 7)), "price": np.ones((2, 1))}
+    read = read_samples(save(**arrays, y_aux=np.array([0.5, 1])), TWO)
+    assert read.targets["aux"].tolist() == [0.5, 1]
+    with pytest.raises(SourceError, match="labels 'y_aux' of the output 'aux' have NaN"):
+        read_samples(save(**arrays, y_aux=np.array([0.5, np.nan])), TWO)
+    one_hot = read_samples(save(x=X, y=np.eye(3)[[0, 1, 2, 0, 1]]), ONE).targets["label"]
+    assert one_hot.shape == (5, 3)
+
+
+def test_the_labels_of_a_recipe_are_the_recipes_own_affair(tmp_path):
+    samples = Samples({"image": X.astype(np.float32)}, {"label": np.array([0.5, np.nan, 7, 0, 0])})
+    write_samples(tmp_path / "s.npz", samples)
+    read = load_samples(tmp_path / "s.npz", ONE).targets["label"]
+    assert np.array_equal(read, samples.targets["label"], equal_nan=True)
+
+
+def some_rows(count=40):
+    rows = np.random.default_rng(0).normal(size=(count, 4, 4)).astype(np.float32)
+    return Samples({"image": rows}, {"label": np.arange(count) % 3})
+
+
+def chosen(samples, rows):
+    feed = {name: value[rows] for name, value in samples.feed.items()}
+    return Samples(feed, {name: value[rows] for name, value in samples.targets.items()})
+
+
+def contents(samples):
+    pairs = zip(samples.feed["image"], samples.targets["label"], strict=True)
+    return [(row.tobytes(), int(label)) for row, label in pairs]
+
+
+def test_each_row_is_in_one_third_with_its_label():
+    samples = some_rows()
+    parts = thirds(samples)
+    assert [part.rows for part in parts] == [14, 13, 13]
+    assert sorted(row for part in parts for row in contents(part)) == sorted(contents(samples))
+
+
+def test_the_order_in_the_file_changes_no_third():
+    samples = some_rows()
+    shuffled = chosen(samples, np.random.default_rng(1).permutation(40))
+    assert list(map(contents, thirds(shuffled))) == list(map(contents, thirds(samples)))
+
+
+def test_equal_rows_stay_in_one_third_whatever_their_labels():
+    samples = some_rows(12)
+    again = chosen(samples, np.repeat(np.arange(12), 3))
+    again = Samples(again.feed, {"label": np.arange(36) % 3})
+    rows = [{row for row, _ in contents(part)} for part in thirds(again)]
+    assert [len(part) for part in rows] == [4, 4, 4]
+    assert len(set.union(*rows)) == 12
+
+
+def test_rows_of_several_inputs_are_equal_only_if_all_are():
+    inputs = {"a": np.zeros((3, 1)), "b": np.arange(3)[:, None]}
+    assert [part.feed["b"].shape for part in thirds(Samples(inputs))] == [(1, 1)] * 3
+
+
+def test_fewer_than_three_different_rows_cannot_be_held_back():
+    samples = chosen(some_rows(), np.arange(40) % 2)
+    with pytest.raises(SourceError, match="40 rows, 2 of them different, cannot calibrate, decide"):
+        thirds(samples)
+
+
+def test_whether_all_rows_are_equal():
+    assert are_equal({"a": np.ones((3, 2)), "b": np.zeros(3)})
+    assert not are_equal({"a": np.ones((3, 2)), "b": np.array([0, 0, 1])})
+    assert not are_equal({"a": np.ones((1, 2))})

@@ -103,6 +103,41 @@ def test_other_rows_to_compare_with_drop_the_proofs_on_the_old(workspace):
     assert workspace.manifest.accuracy == ()
 
 
+def with_data(workspace, **contents):
+    """Rows and outputs of that content, and a variant "qat"."""
+    with workspace.staging() as staging:
+        (staging / "qat.keras").write_bytes(b"qat")
+        workspace.take_variant("qat", staging / "qat.keras", Step("quantize", {}, "", {}, "now"))
+    take(workspace, **contents)
+
+
+def take(workspace, dropped=(), **contents):
+    with workspace.staging() as staging:
+        for name, content in contents.items():
+            (staging / name).write_bytes(content)
+        staged = {name.replace("_", "-"): (staging / name, 3, "samples") for name in contents}
+        workspace.take_data(staged, dropped)
+
+
+def test_rows_that_are_dropped_take_the_models_outputs_along(workspace):
+    rows = {"calibration": b"1", "verification": b"2", "validation": b"3"}
+    outputs = {"reference": b"4", "validation_reference": b"5", "qat_validation_reference": b"6"}
+    with_data(workspace, **rows, **outputs)
+    take(workspace, ["validation"], calibration=b"2")
+    left = {"calibration", "verification", "reference"}
+    assert set(Workspace.open(workspace.path).manifest.data) == left
+    assert {path.stem for path in workspace.path.glob("*.npz")} == left
+
+
+def test_only_other_rows_drop_the_outputs_of_a_model_that_was_trained_on(workspace):
+    with_data(workspace, verification=b"1", reference=b"2", qat_reference=b"3")
+    take(workspace, verification=b"1", reference=b"2")
+    assert workspace.has_data("qat-reference")
+    take(workspace, verification=b"4", reference=b"5")
+    assert not workspace.has_data("qat-reference")
+    assert workspace.has_data("reference")
+
+
 def test_one_command_at_a_time(workspace):
     """Another process, since a lock is the process's own."""
     code = (
