@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgekit import accuracy, parity
 from edgekit.errors import ConversionError
 from edgekit.evidence import Evidence
-from edgekit.proof import Proof
+from edgekit.proof import Proof, labelled
+from edgekit.types import OutputParity
 
 AGREEMENT = "top-1 agreement"
 NOISE = "noise"
-"""Root mean square of the error as a share of the output's own variation: 10^(-SQNR/20)."""
+"""The error as a share of the output's own variation: of all rows (root mean square,
+10^(-SQNR/20)) or of the typical row (median), the larger one."""
+WORST = "the worst output"
 
 
 @dataclass(frozen=True)
@@ -47,57 +50,94 @@ class Measure:
     baseline: float
     """The Keras model's own."""
     higher_is_better: bool
+    output: str | None
+    """The one that an agreement or a noise is of; None: it is a task metric."""
 
     def figure(self, proof: Proof) -> float:
         """That of a file."""
-        if self.name == AGREEMENT:
-            return min(o.top1_agreement or 0.0 for o in proof.parity.outputs)
-        if self.name == NOISE:
-            worst = min(o.sqnr_db for o in proof.parity.outputs)
-            return float(10 ** (-worst / 20))
-        assert proof.accuracy is not None
-        return proof.accuracy.metrics[self.name]
+        if self.output is None:
+            assert proof.accuracy is not None
+            return proof.accuracy.metrics[self.name]
+        found = self._parity(proof)
+        if self.higher_is_better:
+            return found.top1_agreement or 0.0
+        return max(10 ** (-found.sqnr_db / 20), found.typical_noise or 0.0)
 
     def chance(self, proof: Proof, budget: Budget) -> float:
         """Two standard errors of what is lost on these rows, in the unit of the budget.
 
-        Both models see the same rows, so that only those count on which they disagree: of a
-        share p of n rows, the difference of two accuracies has a standard error of sqrt(p / n)
-        at most. Nothing is known of other figures: 0.
+        At most the budget itself: however few the rows are, no file that loses more than twice
+        as much is taken. Nothing is known of figures that are no decisions: 0.
         """
-        agreement = [o.top1_agreement for o in proof.parity.outputs]
-        if self.name == NOISE or not self.higher_is_better or None in agreement:
-            return 0.0
-        flipped = 1 - min(a for a in agreement if a is not None)
-        error = 2 * math.sqrt(flipped / proof.parity.rows)
-        return error / self.baseline if budget.is_relative and self.baseline else error
+        flipped = proof.flipped.get(self.name, 0.0)
+        if self.output is not None and self.higher_is_better:
+            flipped = 1 - self.figure(proof)
+        error = accuracy.chance(flipped, proof.parity.rows)
+        if budget.is_relative and self.baseline:
+            error /= abs(self.baseline)
+        return min(error, budget.allowed)
 
     def lost(self, figure: float, budget: Budget) -> float:
         """What is lost by `figure`, in the unit of the budget; negative: it is better."""
+        loss = self.baseline - figure if self.higher_is_better else figure - self.baseline
         if budget.is_relative:
-            return accuracy.drop(self.baseline, figure, higher_is_better=self.higher_is_better)
-        return self.baseline - figure if self.higher_is_better else figure - self.baseline
+            loss = accuracy.drop(self.baseline, figure, higher_is_better=self.higher_is_better)
+        return round(loss, 9)  # 1 - 0.99 is more than 0.01
+
+    def worst(self, proof: Proof, budget: Budget) -> Measure:
+        """The measure by which a file loses most: this one, where there is one."""
+        return self
+
+    def _parity(self, proof: Proof) -> OutputParity:
+        return next(o for o in proof.parity.outputs if o.name == self.output)
+
+
+@dataclass(frozen=True)
+class WorstOutput(Measure):
+    """Each output by its own measure, of which the one counts that loses most.
+
+    Figures of several kinds cannot be compared: this one's is the loss, in the unit of `budget`.
+    """
+
+    parts: tuple[Measure, ...]
+    budget: Budget
+
+    def figure(self, proof: Proof) -> float:
+        """What the worst output loses."""
+        worst = self.worst(proof, self.budget)
+        return worst.lost(worst.figure(proof), self.budget)
+
+    def chance(self, proof: Proof, budget: Budget) -> float:
+        """That of the worst output; 0 where chance does not explain what another one loses."""
+        for part in self.parts:
+            lost = part.lost(part.figure(proof), budget)
+            if lost > budget.allowed + part.chance(proof, budget):
+                return 0.0
+        return self.worst(proof, budget).chance(proof, budget)
+
+    def lost(self, figure: float, budget: Budget) -> float:
+        """The figure itself."""
+        return figure
+
+    def worst(self, proof: Proof, budget: Budget) -> Measure:
+        """The measure of the output that loses most."""
+        return max(self.parts, key=lambda part: part.lost(part.figure(proof), budget))
 
 
 def measure_of(held: Evidence, budget: Budget) -> Measure:
-    """The recipe's metric, or the accuracy on labels; without labels, the agreement on the top
-    class or, where the outputs are no classes, the noise.
+    """The recipe's metric, or, for each output, its accuracy on class labels; without such labels,
+    the agreement on the top class or, where the output is no classes, the noise.
 
     Raises:
         ConversionError: points are asked of a figure that is no share.
     """
-    figures = accuracy.evaluate(held.recipe, held.original, held.targets)
+    figures = accuracy.evaluate(held.recipe, held.original, held.targets, held.original)
     if held.recipe is not None:
-        name, higher = held.recipe.metric, held.recipe.higher_is_better
-        found = Measure(name, figures[name], higher)
-    elif figures:
-        # Of several outputs, the one that has most to lose.
-        name = max(figures, key=lambda n: figures[n])
-        found = Measure(name, figures[name], True)
-    elif _is_classifier(held):
-        found = Measure(AGREEMENT, 1.0, True)
+        name = held.recipe.metric
+        found = Measure(name, figures[name], held.recipe.higher_is_better, None)
     else:
-        found = Measure(NOISE, 0.0, False)
+        parts = tuple(_measures(held, figures))
+        found = parts[0] if len(parts) == 1 else WorstOutput(WORST, 0.0, False, None, parts, budget)
     if not budget.is_relative and found.baseline > 1:
         raise ConversionError(
             f"a budget in points needs a share, and {found.name} is {found.baseline:.4g}",
@@ -106,6 +146,16 @@ def measure_of(held: Evidence, budget: Budget) -> Measure:
     return found
 
 
-def _is_classifier(held: Evidence) -> bool:
-    own = parity.compare(held.original, held.original, classifier=held.classifier)
-    return all(o.top1_agreement is not None for o in own)
+def _measures(held: Evidence, figures: Mapping[str, float]) -> Iterator[Measure]:
+    """One for each output."""
+    classes = labelled(held)
+    own = parity.compare(held.original, held.original, labelled=classes)
+    for output in own:
+        of = f" of {output.name!r}" if len(own) > 1 else ""
+        if output.name in classes:
+            name = accuracy.metric_of(output.name, held.targets)
+            yield Measure(name, figures[name], True, None)
+        elif output.top1_agreement is not None:
+            yield Measure(f"{AGREEMENT}{of}", 1.0, True, output.name)
+        else:
+            yield Measure(f"{NOISE}{of}", 0.0, False, output.name)

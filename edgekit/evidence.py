@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgekit import accuracy
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
 from edgekit.errors import SourceError, WorkspaceError
@@ -301,11 +302,13 @@ def weaknesses(workspace: Workspace, held: Evidence) -> tuple[str, ...]:
     data = workspace.manifest.data
     compared: Mapping[str, np.ndarray] = load_arrays(held.inputs)
     calibrating = calibration(workspace)
+    unused = accuracy.unused_labels(held.recipe, held.original, held.targets)
     if calibrating is None:
-        return _weakness(compared, "to compare on")
+        return (*unused, *_weakness(compared, "to compare on"))
     if data["calibration"].sha256 == data["verification"].sha256:
-        return _weakness(compared, "to compare on and to calibrate with")
+        return (*unused, *_weakness(compared, "to compare on and to calibrate with"))
     return (
+        *unused,
         *_weakness(compared, "to compare on"),
         *_weakness(calibrating.feed, "to calibrate with"),
     )

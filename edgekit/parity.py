@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
+from edgekit.stats import agreement
 from edgekit.types import Feed, OutputParity, Tolerance
 
 LARGEST_SQNR_DB = 200.0
@@ -13,6 +15,15 @@ LARGEST_SQNR_DB = 200.0
 
 FEW_CHANNELS = 0.05
 """A detector's scores are more of its channels than this; a feature vector's rare ones are not."""
+
+LOST = 10 ** (-10 / 20)
+"""Typical noise with which a channel carries no more than int8 must as a whole: 10 dB."""
+
+ENOUGH_ROWS = 8
+"""Fewer have no typical one among them."""
+
+NORMAL = 1.4826
+"""A normal distribution's standard deviation, by its median deviation."""
 
 TOLERANCES = {
     # Float kernels differ in the order of their sums. Deep networks were seen to add up to 2e-5 of
@@ -32,15 +43,23 @@ TOLERANCES["dynamic"] = TOLERANCES["int16x8"] = TOLERANCES["int8"]
 
 
 def compare(
-    reference: Feed, outputs: Feed, *, classifier: bool | None = None
+    reference: Feed,
+    outputs: Feed,
+    *,
+    classifier: bool | None = None,
+    labelled: Collection[str] = (),
 ) -> list[OutputParity]:
     """Each output of `outputs` against `reference`, in the order of `reference`.
 
     Both hold the same names, shapes and no NaN (see `mismatches`). Rows are the first axis. Top-1
-    agreement is computed for outputs (rows, classes): of a classifier, or, where that is not
-    known (None), if the reference is a probability distribution.
+    agreement is computed for outputs that have class labels (`labelled`), and for other outputs
+    (rows, classes): of a classifier, or, where that is not known (None), if the reference is a
+    probability distribution.
     """
-    return [_compare(name, value, outputs[name], classifier) for name, value in reference.items()]
+    return [
+        _compare(name, value, outputs[name], name in labelled or _is_classifier(value, classifier))
+        for name, value in reference.items()
+    ]
 
 
 def mismatches(reference: Feed, outputs: Feed) -> list[str]:
@@ -60,8 +79,10 @@ def mismatches(reference: Feed, outputs: Feed) -> list[str]:
     return problems
 
 
-def violations(parity: OutputParity, tolerance: Tolerance) -> list[str]:
-    """Each figure that is outside of `tolerance`, in words."""
+def violations(
+    parity: OutputParity, tolerance: Tolerance, model: str = "the Keras model"
+) -> list[str]:
+    """Each figure that is outside of `tolerance`, in words; `model` is what it is held against."""
     problems = []
     output = f"output {parity.name!r}"
     if tolerance.max_rel is not None and parity.max_rel > tolerance.max_rel:
@@ -74,10 +95,10 @@ def violations(parity: OutputParity, tolerance: Tolerance) -> list[str]:
             f"{output} has a signal-to-noise ratio of {parity.sqnr_db:.1f} dB, "
             f"at least {tolerance.min_sqnr_db:.0f} dB is asked"
         )
-    agreement = parity.top1_agreement
-    if tolerance.min_top1 is not None and agreement is not None and agreement < tolerance.min_top1:
+    top1 = parity.top1_agreement
+    if tolerance.min_top1 is not None and top1 is not None and top1 < tolerance.min_top1:
         problems.append(
-            f"{output} agrees with the Keras model on the top class in {agreement:.1%} of the "
+            f"{output} has the top class of {model} in {top1:.1%} of the "
             f"rows, at least {tolerance.min_top1:.0%} is asked"
         )
     worst, least = parity.channel_sqnr_db, tolerance.min_channel_sqnr_db
@@ -89,21 +110,21 @@ def violations(parity: OutputParity, tolerance: Tolerance) -> list[str]:
     dead, most = parity.dead_channels, tolerance.max_dead_channels
     if most is not None and dead is not None and dead > most:
         problems.append(
-            f"{output} is constant in {dead:.0%} of the channels that vary in the Keras model"
+            f"{output} carries nothing in {dead:.0%} of the channels that vary in {model}: "
+            f"they are constant, or typically off by more than {LOST:.0%} of their variation"
         )
     return problems
 
 
 def _compare(
-    name: str, reference: np.ndarray, output: np.ndarray, classifier: bool | None
+    name: str, reference: np.ndarray, output: np.ndarray, is_classifier: bool
 ) -> OutputParity:
     wanted = np.asarray(reference, np.float64)
     found = np.asarray(output, np.float64)
     difference = np.abs(found - wanted)
     scale = float(np.abs(wanted).max(initial=0.0))
     max_abs = float(difference.max(initial=0.0))
-    is_classifier = _is_classifier(wanted, classifier)
-    channels = None if is_classifier or wanted.ndim < 2 else _channels(wanted, found)
+    channels = None if is_classifier else _channels(wanted, found)
     return OutputParity(
         name=name,
         max_abs=max_abs,
@@ -112,15 +133,18 @@ def _compare(
         max_rel=max_abs / scale if scale else max_abs,
         cosine=_cosine(wanted, found),
         sqnr_db=_sqnr_db(wanted, difference),
-        top1_agreement=_top1(wanted, found) if is_classifier else None,
+        top1_agreement=agreement(wanted, found) if is_classifier else None,
         channel_sqnr_db=channels[0] if channels else None,
         dead_channels=channels[1] if channels else None,
+        typical_noise=channels[2] if channels else None,
     )
 
 
-def _channels(wanted: np.ndarray, found: np.ndarray) -> tuple[float, float] | None:
-    """Of the channels that vary from row to row: the worst one's SQNR, the share that died."""
-    wanted = wanted.reshape(len(wanted), -1, wanted.shape[-1])
+def _channels(wanted: np.ndarray, found: np.ndarray) -> tuple[float, float, float | None] | None:
+    """Of the channels that vary from row to row: the worst one's SQNR, the share that carries
+    nothing, the typical noise of the typical one.
+    """
+    wanted = wanted.reshape(len(wanted), -1, wanted.shape[-1] if wanted.ndim > 1 else 1)
     found = found.reshape(wanted.shape)
     signal = np.square(wanted - wanted.mean(axis=0)).mean(axis=(0, 1))
     noise = np.square(found - wanted).mean(axis=(0, 1))
@@ -132,7 +156,35 @@ def _channels(wanted: np.ndarray, found: np.ndarray) -> tuple[float, float] | No
     with np.errstate(divide="ignore"):
         ratios = np.minimum(10 * np.log10(signal[varies] / noise[varies]), LARGEST_SQNR_DB)
     is_dead = np.ptp(found[..., varies], axis=0).max(axis=0) == 0
-    return float(ratios.min()), float(is_dead.mean())
+    typical = _typical_noise(wanted[..., varies], found[..., varies])
+    is_dead |= typical > LOST
+    judged = np.sort(typical[np.isfinite(typical)])
+    middle = float(judged[len(judged) // 2]) if len(judged) else None
+    return float(ratios.min()), float(is_dead.mean()), middle
+
+
+def _typical_noise(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The median row's error as a share of the standard deviation that the median row tells of.
+
+    By channel; of one value per row that is the median error over 1.48 MAD, at most the noise of
+    all rows where errors and values have no heavy tails. A few rows of huge values, as behind an
+    `exp`, carry the variance, and hide that all others are lost. A map is judged row by row, since
+    most of its places may be background.
+
+    Not a number where that says nothing: the channel is bounded by 1, so that most rows may lie
+    at a bound (probabilities, masks, tanh), or most rows are alike (a sparse ReLU).
+    """
+    if len(wanted) < ENOUGH_ROWS:
+        return np.full(wanted.shape[-1], np.nan)
+    centre = np.median(wanted, axis=0)
+    deviation, error, size = (
+        np.median(np.sqrt(np.square(values).mean(axis=1)), axis=0)
+        for values in (wanted - centre, found - wanted, wanted)
+    )
+    is_bounded = np.abs(wanted).max(axis=(0, 1)) <= 1
+    is_alike = deviation <= np.maximum(1e-3 * size, 1e-30)
+    share = error / np.where(is_alike, 1.0, NORMAL * deviation)
+    return np.where(is_bounded | is_alike, np.nan, share)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -156,8 +208,3 @@ def _is_classifier(reference: np.ndarray, classifier: bool | None) -> bool:
         return False
     distribution = (reference >= 0).all() and np.allclose(reference.sum(axis=1), 1, atol=1e-3)
     return bool(classifier or distribution)
-
-
-def _top1(wanted: np.ndarray, found: np.ndarray) -> float:
-    """Share of rows in which both have the same top class, as an application picks it."""
-    return float((wanted.argmax(axis=1) == found.argmax(axis=1)).mean())

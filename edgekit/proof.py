@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import accuracy, formats, parity
@@ -28,6 +29,8 @@ class Proof:
 
     parity: ParityRecord
     accuracy: AccuracyRecord | None
+    flipped: Mapping[str, float] = field(default_factory=dict)
+    """Of each accuracy, the share of rows that the workspace's own model decides otherwise."""
 
     @property
     def records(self) -> tuple[ParityRecord | AccuracyRecord, ...]:
@@ -65,12 +68,23 @@ def prove(
         mismatches = parity.mismatches(evidence.reference, outputs)
         figures: list[OutputParity] = []
         metrics: AccuracyRecord | None = None
+        flipped: Mapping[str, float] = {}
         if not mismatches:
-            figures = parity.compare(evidence.reference, outputs, classifier=evidence.classifier)
-            mismatches = [v for figure in figures for v in parity.violations(figure, tolerance)]
+            figures = parity.compare(
+                evidence.reference,
+                outputs,
+                classifier=evidence.classifier,
+                labelled=labelled(evidence),
+            )
+            is_own = evidence.reference is evidence.original
+            model = "the Keras model" if is_own else "the model trained on"
+            for figure in figures:
+                mismatches += parity.violations(figure, tolerance, model)
             metrics = measure_accuracy(id, sha256, outputs, evidence)
             if metrics is not None:
-                mismatches += _accuracy(metrics, evidence, tolerance)
+                known = evidence.recipe, outputs, evidence.targets, evidence.original
+                flipped = accuracy.flipped(*known)
+                mismatches += _accuracy(metrics, flipped, evidence, tolerance)
         failures += mismatches
     record = ParityRecord(
         artifact=id,
@@ -83,16 +97,23 @@ def prove(
         runtime=result.runtime,
         machine=result.machine,
     )
-    return Proof(record, metrics)
+    return Proof(record, metrics, flipped)
 
 
 def measure_accuracy(
     id: str, sha256: str, outputs: Feed, evidence: Evidence
 ) -> AccuracyRecord | None:
     """The task metrics of `outputs`; None where the rows have no labels."""
-    metrics = accuracy.evaluate(evidence.recipe, outputs, evidence.targets)
+    metrics = accuracy.evaluate(evidence.recipe, outputs, evidence.targets, evidence.original)
     split = "test" if evidence.origin == "recipe" else evidence.origin
     return AccuracyRecord(id, sha256, split, evidence.rows, metrics) if metrics else None
+
+
+def labelled(evidence: Evidence) -> Collection[str]:
+    """Outputs that decide between classes, by their labels."""
+    if evidence.recipe is not None:
+        return ()
+    return accuracy.class_labels(evidence.original, evidence.targets)
 
 
 def _structure(path: Path, precision: str, promised: Signature, keep_float: bool) -> list[str]:
@@ -120,13 +141,11 @@ def _structure(path: Path, precision: str, promised: Signature, keep_float: bool
 
 
 _STORED_AS = {
-    ("tflite", "fp16"): "float16",
-    ("tflite", "dynamic"): "int8",
-    ("onnx", "fp16"): "float16",
-    ("onnx", "dynamic"): "int8",
-    ("tfjs", "fp16"): "float16",
+    **{(form, "fp16"): "float16" for form in ("tflite", "onnx", "tfjs")},
+    **{(form, p): "int8" for form in ("tflite", "onnx") for p in ("dynamic", "int8", "int16x8")},
     ("tfjs", "int8"): "uint8",
 }
+"""What at least some weights are, also where layers were asked to stay float."""
 
 
 def _as_text(spec: TensorSpec) -> str:
@@ -134,9 +153,16 @@ def _as_text(spec: TensorSpec) -> str:
     return f"{spec.native} ({shape}, {spec.dtype})"
 
 
-def _accuracy(metrics: AccuracyRecord, evidence: Evidence, tolerance: Tolerance) -> list[str]:
-    baseline = accuracy.evaluate(evidence.recipe, evidence.reference, evidence.targets)
+def _accuracy(
+    metrics: AccuracyRecord,
+    flipped: Mapping[str, float],
+    evidence: Evidence,
+    tolerance: Tolerance,
+) -> list[str]:
+    """What is lost against the workspace's own model, also by a file of one trained on."""
+    own = evidence.original
+    baseline = accuracy.evaluate(evidence.recipe, own, evidence.targets, own)
     found = accuracy.violation(
-        evidence.recipe, baseline, dict(metrics.metrics), evidence.rows, tolerance
+        evidence.recipe, baseline, metrics.metrics, flipped, evidence.rows, tolerance
     )
     return [found] if found else []

@@ -174,10 +174,13 @@ class OutputParity:
 
     `scale` is the largest absolute value of the Keras output; `max_rel` = max_abs / scale.
     `sqnr_db` = 10 log10(variance of the Keras output over rows / mean squared difference).
-    `top1_agreement` is set where the output is a class distribution. Elsewhere, channels (last
+    `top1_agreement` is set where the output decides between classes. Elsewhere, channels (last
     axis) are looked at one by one, since a large one hides a small one: `channel_sqnr_db` is the
-    worst channel's, `dead_channels` the share of channels that vary in the Keras model and are
-    constant here.
+    worst channel's, `dead_channels` the share of channels that vary in the Keras model and carry
+    nothing here: they are constant, or their typical noise is larger than 10 dB. `typical_noise`
+    is the error as a share of the variation, both of the median row, in the median channel: unlike
+    a variance it is not made by a few rows of huge values. None: the output is bounded by 1
+    (probabilities, masks), where values near a bound are all alike.
     """
 
     name: str
@@ -190,6 +193,7 @@ class OutputParity:
     top1_agreement: float | None = None
     channel_sqnr_db: float | None = None
     dead_channels: float | None = None
+    typical_noise: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgekit.errors import ConversionError
 from edgekit.toolchain.taps import Tapped
-from edgekit.types import Feed
+from edgekit.types import Feed, Signature
 
 BINS = 2048
 LEVELS = 256
@@ -101,15 +101,36 @@ def beyond(calibrated: Ranges, seen: Ranges) -> dict[str, float]:
     return found
 
 
-def departures(tapped: Tapped, calibrated: Ranges, rows: Mapping[str, np.ndarray]) -> list[str]:
-    """A warning where activations leave their calibrated ranges on other rows."""
+def departures(
+    tapped: Tapped,
+    calibrated: Ranges,
+    rows: Mapping[str, np.ndarray],
+    signature: Signature,
+    layers: Callable[[], Mapping[str, str]] = dict,
+) -> list[str]:
+    """A warning where activations leave their calibrated ranges on other rows.
+
+    Args:
+        tapped: the float file.
+        calibrated: its ranges.
+        rows: (N, ...) other rows, by Keras input name.
+        signature: the file's own.
+        layers: gives the Keras layers of the file's tensors by their names, as far as they are
+            known; asked only where there is something to say.
+    """
     found = beyond(calibrated, calibrate(tapped, rows))
     if not found:
         return []
     worst = max(found, key=lambda name: found[name])
+    inputs = zip(tapped.tensors, signature.inputs, strict=False)
+    names = {tensor: f"the input {spec.name!r}" for tensor, spec in inputs}
+    names |= {spec.native: f"the output {spec.name!r}" for spec in signature.outputs}
+    if worst not in names:
+        names |= {tensor: f"the layer {layer!r}" for tensor, layer in layers().items()}
+    where = names.get(worst, f"the tensor {worst}")
     return [
         f"{len(found)} of {len(calibrated)} activations leave their calibrated range on rows that "
-        f"had no part in it, {worst} by {found[worst]:.0%}; more samples would widen it"
+        f"had no part in it, {where} by {found[worst]:.0%}; more samples would widen it"
     ]
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import permutations
+import glob
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgekit.toolchain.noise import (
+    OUTLIER,
+    RARE,
+    by_channel,
+    common,
+    is_distribution,
+    outlying,
+    sqnr_db,
+    varying,
+    without_extreme_rows,
+)
 from edgekit.toolchain.operators import Grid, OpenFile
 from edgekit.toolchain.segments import Segment
+from edgekit.toolchain.stored_weights import differing_weights, stored_weights
 from edgekit.types import Feed
-
-OUTLIER = 8.0
-"""A channel this many times larger than the median one takes three of eight bits from it."""
-
-RARE = 0.001
-"""Share of the values that may take most of a range before they are called outliers."""
 
 SPREAD = 30.0
 """Ratio of the largest to the smallest channel of weights that share a scale: five bits."""
@@ -60,11 +67,13 @@ class Evidence:
     segment: Segment | None = None
     """None for an input."""
     keep: tuple[str, ...] = ()
-    """Layers that have to stay float for the error to go."""
+    """Layers that have to stay float for the error to go: of an input, those that take it."""
     is_float_file: bool = False
     """Whether the file should give the same as Keras."""
     inside: Feed = field(default_factory=dict)
     """Tensors of the file between those of the segment, (N, ...): logits before a softmax."""
+    evens_out: Callable[[], bool] = lambda: False
+    """Whether --equalize would even out the channels of what the layers give."""
 
     @property
     def grid(self) -> Grid | None:
@@ -73,7 +82,36 @@ class Evidence:
 
     @property
     def keep_float(self) -> str:
-        return " ".join(f"--keep-float {name}" for name in self.keep or (self.name,))
+        """The options that keep the layers float; none where all activations are."""
+        if not self.file.grids:
+            return ""
+        patterns = (shlex.quote(glob.escape(name)) for name in self.keep)
+        return " ".join(f"--keep-float {pattern}" for pattern in patterns)
+
+    @property
+    def equalize(self) -> str:
+        """The option that evens out channels, where it does."""
+        return "--equalize" if self.file.grids and self.evens_out() else ""
+
+    @property
+    def wider(self) -> str:
+        """The option for activations of 16 bits, where their steps are fine enough; or of floats.
+
+        A range that is far too wide leaves too few steps even of those.
+        """
+        if self.grid is None:
+            return ""
+        grid = self.grid
+        finer = replace(grid, step=grid.step / 256).rounded(self.wanted)
+        is_8_bits = grid.high - grid.low < 256 * grid.step
+        is_enough = is_8_bits and sqnr_db(self.wanted, finer) > FINE_DB
+        return "--precision " + ("int16x8" if is_enough else "dynamic")
+
+
+def _any_of(*choices: str) -> str:
+    """What to try, in words: "a, b, or c", without what is empty."""
+    *others, last = [choice for choice in choices if choice]
+    return f"{', '.join(others)}, or {last}" if others else last
 
 
 def cause_of(evidence: Evidence) -> Finding:
@@ -85,46 +123,8 @@ def cause_of(evidence: Evidence) -> Finding:
     return _rounding(evidence)
 
 
-def by_channel(values: np.ndarray) -> np.ndarray:
-    """(values, channels): the last axis are channels."""
-    return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
-
-
-def varying(values: np.ndarray) -> np.ndarray:
-    """Which channels of (values, channels) say anything: (channels,) bool.
-
-    A change below a thousandth of the channel's own size, or far below the whole tensor's, is none.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        size = np.square(values).mean(axis=0, dtype=np.float64)
-        variance = values.var(axis=0, dtype=np.float64)
-        varies = variance > np.maximum(1e-6 * size, 1e-10 * size.max(initial=0))
-    return np.asarray(varies & np.isfinite(size))
-
-
-def is_distribution(values: np.ndarray) -> bool:
-    """Whether the channels are probabilities of classes."""
-    flat = by_channel(values)
-    return flat.shape[1] > 1 and bool(
-        (flat >= 0).all() and np.allclose(flat.sum(axis=1), 1, atol=1e-3)
-    )
-
-
-def outlying(values: np.ndarray, least: float = 0.0) -> tuple[int, float] | None:
-    """The largest channel and how many times larger than the median one, if it is an outlier.
-
-    Channels count as `least` at least; those of nothing but 0 do not count.
-    """
-    largest = np.maximum(np.abs(by_channel(values)).max(axis=0), least)
-    used = largest[largest > 0]
-    if len(used) < 3:
-        return None
-    ratio = float(largest.max() / np.median(used))
-    return (int(largest.argmax()), ratio) if ratio > OUTLIER else None
-
-
 def _overflow(evidence: Evidence) -> Finding | None:
-    fix = f"use another precision, {evidence.keep_float}, or clip"
+    fix = _any_of("use another precision", evidence.keep_float, "clip")
     broken = ~np.isfinite(evidence.found)
     if broken.any():
         return Finding(
@@ -135,7 +135,7 @@ def _overflow(evidence: Evidence) -> Finding | None:
         )
     if evidence.segment is None or evidence.is_float_file or evidence.sqnr_db > FINE_DB:
         return None
-    weights = _weights(evidence.segment, evidence.file, scales=0)
+    weights = stored_weights(evidence.segment, evidence.file, scales=0)
     if any(np.abs(values).max() == np.finfo(np.float16).max for values in weights):
         return Finding(
             "overflow",
@@ -181,7 +181,7 @@ def _saturated(evidence: Evidence) -> Finding | None:
 def _other_weights(evidence: Evidence) -> Finding | None:
     if not evidence.is_float_file or evidence.segment is None or evidence.sqnr_db > EXACT_DB:
         return None
-    differing = next(_differing_weights(evidence.segment, evidence.file), None)
+    differing = next(differing_weights(evidence.segment, evidence.file), None)
     if differing is not None:
         return Finding(
             "weights differ", differing, "export again: the file is not of these weights"
@@ -195,32 +195,51 @@ def _other_weights(evidence: Evidence) -> Finding | None:
 
 
 def _outliers(evidence: Evidence) -> Finding | None:
+    """What takes the range, so that little of it is left for the rest: a channel, or some rows."""
     if evidence.sqnr_db > FINE_DB:
         return None
     rounded = {name: v for name, v in evidence.inside.items() if name in evidence.file.grids}
-    steps = {name: evidence.file.grids[name].step for name in rounded}
+    grids = {name: evidence.file.grids[name] for name in rounded}
     if evidence.grid is not None and not is_distribution(evidence.wanted):
-        rounded[evidence.tensor], steps[evidence.tensor] = evidence.wanted, evidence.grid.step
+        rounded[evidence.tensor], grids[evidence.tensor] = evidence.wanted, evidence.grid
     # What is rounded to 0 was something up to half a step.
-    found = (
-        (name, outlying(values, 0.0 if name == evidence.tensor else steps[name] / 2))
-        for name, values in rounded.items()
-    )
+    least = {name: 0.0 if name == evidence.tensor else grids[name].step / 2 for name in rounded}
+    usual = {name: without_extreme_rows(values) for name, values in rounded.items()}
+    found = ((name, outlying(values, least[name])) for name, values in usual.items())
     channels = {name: outlier for name, outlier in found if outlier is not None}
     if channels:
         name = max(channels, key=lambda name: channels[name][1])
-        return _outlying_channel(evidence, name, rounded[name], *channels[name], steps[name])
+        return _outlying_channel(evidence, name, usual[name], *channels[name], grids[name].step)
     for name, values in rounded.items():
-        sizes = np.abs(values)
-        common, largest = float(np.quantile(sizes, 1 - RARE)), float(sizes.max())
-        if largest > OUTLIER * common:
+        grid, size = grids[name], common(values)
+        reach = max(-grid.low, grid.high)
+        if reach > OUTLIER * max(size, least[name]):
             return Finding(
                 "range outliers",
-                f"one in {1 / RARE:,.0f} values is beyond {common:.3g}, the largest is "
-                f"{largest:.3g}; all share steps of {steps[name]:.3g}",
-                f"--calibration percentile, or {evidence.keep_float}",
+                f"the range goes to {reach:.3g} for a few values or rows, nearly all are within "
+                f"{size:.3g}; all share steps of {grid.step:.3g}",
+                _any_of(
+                    "leave extreme rows out of --samples",
+                    _percentile(evidence, name, values),
+                    evidence.wider,
+                    evidence.keep_float,
+                ),
             )
     return None
+
+
+def _percentile(evidence: Evidence, tensor: str, values: np.ndarray) -> str:
+    """The calibration that cuts off the few large values among these, where one would.
+
+    The outputs of the model are never cut, nor does it help where the large values are many.
+    """
+    if evidence.file.stored(tensor) in map(evidence.file.stored, evidence.file.outputs):
+        return ""
+    sizes = np.abs(values[values != 0])
+    share = float(np.mean(sizes > OUTLIER * common(values)))
+    if not 0 < share <= RARE:
+        return ""
+    return f"--calibration percentile --percentile {100 * (1 - 3 * share):.4g}"
 
 
 def _outlying_channel(
@@ -228,13 +247,19 @@ def _outlying_channel(
 ) -> Finding:
     largest = np.abs(by_channel(values)).max(axis=0)
     count = int((largest * ratio > OUTLIER * largest.max()).sum())
-    which = f"channel {channel} reaches" if count == 1 else f"{count} channels reach up to"
+    kind = "feature" if evidence.segment is None and values.ndim == 2 else "channel"
+    which = f"{kind} {channel} reaches" if count == 1 else f"{count} {kind}s reach up to"
     inside = "" if tensor == evidence.tensor else f"inside, in {tensor.partition(';')[0]}, "
+    if evidence.segment is None:
+        scaled = f"scale each {kind}: before the model, or in a first layer that is kept float"
+        fix = _any_of(evidence.keep_float, f"{scaled} (Normalization, Rescaling)")
+    else:
+        fix = _any_of(evidence.equalize, evidence.keep_float)
     return Finding(
         "range outliers",
-        f"{inside}{which} {largest.max():.3g}, {ratio:.0f} times more than the median channel, and "
+        f"{inside}{which} {largest.max():.3g}, {ratio:.0f} times more than the median {kind}, and "
         f"all share steps of {step:.3g}",
-        f"--equalize, or {evidence.keep_float}",
+        fix,
     )
 
 
@@ -242,7 +267,7 @@ def _spread(evidence: Evidence) -> Finding | None:
     if evidence.segment is None or evidence.sqnr_db > FINE_DB:
         return None
     channels = evidence.wanted.shape[-1]
-    for values in _weights(evidence.segment, evidence.file, scales=1):
+    for values in stored_weights(evidence.segment, evidence.file, scales=1):
         for axis in (a for a in range(values.ndim) if values.shape[a] == channels):
             others = tuple(a for a in range(values.ndim) if a != axis)
             largest = np.abs(values).max(axis=others)
@@ -253,7 +278,7 @@ def _spread(evidence: Evidence) -> Finding | None:
                 "per-tensor weight spread",
                 f"weights of up to {used.max():.3g} in one channel and {used.min():.3g} in another "
                 "are stored with one scale",
-                f"quantize per channel, as edgekit does, or {evidence.keep_float}",
+                _any_of("quantize per channel, as edgekit does", evidence.keep_float),
             )
     return None
 
@@ -271,7 +296,7 @@ def _dead(evidence: Evidence) -> Finding | None:
         "dead channels",
         f"{dead.sum()} of {live.sum()} channels are constant in the file, as channel {first}, "
         f"which goes from {wanted[:, first].min():.3g} to {wanted[:, first].max():.3g}",
-        f"--equalize, --precision int16x8, or {evidence.keep_float}",
+        _any_of(evidence.equalize, evidence.wider, evidence.keep_float),
     )
 
 
@@ -283,7 +308,9 @@ def _rounding(evidence: Evidence) -> Finding:
     detail = f"{steps}; values of up to {np.abs(evidence.wanted).max():.3g}"
     if evidence.sqnr_db > FINE_DB:
         return Finding("rounding", detail, "none needed")
-    return Finding("rounding", detail, f"{evidence.keep_float}, --max-drop, or --method qat")
+    precision = "" if evidence.file.grids else "another precision"
+    fix = _any_of(evidence.keep_float, precision, "--max-drop", "--method qat")
+    return Finding("rounding", detail, fix)
 
 
 _CAUSES: tuple[Callable[[Evidence], Finding | None], ...] = (
@@ -305,75 +332,3 @@ CAUSES = (
     "rounding",
     "none",
 )
-
-
-def _weights(segment: Segment, file: OpenFile, scales: int | None = None) -> list[np.ndarray]:
-    """The float values of what the segment's operators read that is constant."""
-    names = [n for name in segment.operators for n in file.producers[name].inputs]
-    found = [file.constants[n] for n in dict.fromkeys(names) if n in file.constants]
-    return [
-        c.values
-        for c in found
-        if c.values.dtype.kind == "f" and c.values.size > 1 and scales in (None, c.scales)
-    ]
-
-
-def _differing_weights(segment: Segment, file: OpenFile) -> Iterator[str]:
-    """The weights of Keras that the file has otherwise, in words.
-
-    Batch normalization is folded into the weights before it: then each channel may have a factor,
-    and biases cannot be compared.
-    """
-    stored = _weights(segment, file)
-    layers = {id(call.layer): call for call in segment.calls}.values()
-    is_scaled = any(hasattr(call.layer, "moving_variance") for call in layers)
-    for call in layers:
-        if hasattr(call.layer, "moving_variance"):
-            continue
-        for weight in call.layer.weights:
-            wanted = np.asarray(weight, np.float64)
-            if wanted.size < 2 or (is_scaled and wanted.ndim < 2):
-                continue
-            ratios = [
-                _share_differing(wanted, values, is_scaled)
-                for values in stored
-                if values.size == wanted.size
-            ]
-            if ratios and min(ratios)[0] > 0:
-                share, place, is_, should = min(ratios)
-                name = weight.name.rpartition("/")[2].partition(":")[0]
-                yield (
-                    f"{name} of {call.name!r} differs in {share:.2%} of its values, most at "
-                    f"{list(place)}: {is_:.4g} instead of {should:.4g}"
-                )
-
-
-def _share_differing(
-    wanted: np.ndarray, stored: np.ndarray, is_scaled: bool
-) -> tuple[float, tuple[int, ...], float, float]:
-    """Share of the values that differ in the arrangement where the fewest do, and the worst."""
-    best: tuple[float, tuple[int, ...], float, float] = (2.0, (), 0.0, 0.0)
-    dims = [d for d in wanted.shape if d != 1]
-    for axes in permutations(range(stored.ndim)):
-        if [stored.shape[a] for a in axes if stored.shape[a] != 1] != dims:
-            continue
-        values = stored.transpose(axes).reshape(wanted.shape).astype(np.float64)
-        if is_scaled:
-            values = values / _factors(wanted, values)
-        difference = np.abs(values - wanted)
-        share = float((difference > 1e-4 * np.abs(wanted).max()).mean())
-        if share < best[0]:
-            place = tuple(int(i) for i in np.unravel_index(difference.argmax(), wanted.shape))
-            best = share, place, float(values[place]), float(wanted[place])
-    return best
-
-
-def _factors(wanted: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """How many times larger each channel is stored than it is in Keras: (..., channels)."""
-    # A depthwise kernel (h, w, channels, 1) has its channels before the last axis.
-    kept = (2, 3) if wanted.ndim == 4 and wanted.shape[3] == 1 else (wanted.ndim - 1,)
-    others = tuple(axis for axis in range(wanted.ndim) if axis not in kept)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(wanted != 0, values / wanted, np.nan)
-    factors = np.nan_to_num(np.nanmedian(ratio, axis=others, keepdims=True), nan=1.0)
-    return np.where(factors == 0, 1.0, factors)

@@ -11,7 +11,7 @@ from edgekit.toolchain import layers, onnx, tfjs, tflite
 from edgekit.toolchain.calibration import departures
 from edgekit.toolchain.canonical import Canonical, trace
 from edgekit.toolchain.equalization import equalized
-from edgekit.toolchain.explanation import explain
+from edgekit.toolchain.explanation import explain, layers_of
 from edgekit.toolchain.layer_graph import LayerGraph, layer_graph
 from edgekit.toolchain.matching import match
 from edgekit.toolchain.onnx_quantize import FloatFile
@@ -35,6 +35,8 @@ class Conversions:
         self._traces: dict[tuple[int | None, bool], Canonical] = {}
         self._onnx: dict[object, tuple[Path, Signature]] = {}
         self._quantizable: dict[object, Quantizable] = {}
+        self._even: dict[int, list[str]] = {}
+        self._layers: dict[int, dict[str, str]] = {}
 
     @property
     def is_recurrent(self) -> bool:
@@ -97,7 +99,14 @@ class Conversions:
     def departures(self, rows: Feed, unseen: Feed, batch: int | None, equalize: bool) -> list[str]:
         """Warnings that activations leave their ranges on rows that had no part in them."""
         source = self._for_tflite(batch, rows, equalize)
-        return departures(source.taps, source.ranges("minmax", 100.0), unseen)
+        ranges = source.ranges("minmax", 100.0)
+        return departures(
+            source.taps,
+            ranges,
+            unseen,
+            source.signature,
+            lambda: self._layers_of(source, rows, equalize),
+        )
 
     def explain(
         self,
@@ -141,7 +150,33 @@ class Conversions:
         with self._equalized(calibration if how.equalize else None):
             graph = self._graph()
             matches = None if floats is file else match(graph, floats, calibration or rows)
-            return explain(graph, rows, file, matches, artifact=id)
+            return explain(
+                graph,
+                rows,
+                file,
+                matches,
+                artifact=id,
+                # What is evened out already cannot be again.
+                evened=lambda: [] if how.equalize else self._evened(calibration),
+            )
+
+    def _evened(self, rows: Feed | None) -> list[str]:
+        """The layers whose ranges equalization would change."""
+        if rows is None:
+            return []
+        if id(rows) not in self._even:
+            with equalized(self.loaded.model, self._graph(), rows) as changed:
+                self._even[id(rows)] = changed
+        return self._even[id(rows)]
+
+    def _layers_of(self, source: Quantizable, rows: Feed, equalize: bool) -> dict[str, str]:
+        """The layers that compute the tensors of a float file, if the model is a graph of them."""
+        if id(source) not in self._layers:
+            self._layers[id(source)] = {}
+            floats = open_tflite(source.content, source.signature)
+            with contextlib.suppress(ConversionError), self._equalized(rows if equalize else None):
+                self._layers[id(source)] = layers_of(self._graph(), floats, rows)
+        return self._layers[id(source)]
 
     def _for_tflite(self, batch: int | None, rows: Feed, equalize: bool) -> Quantizable:
         key = batch, id(rows), equalize

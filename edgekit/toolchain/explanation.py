@@ -6,26 +6,17 @@ own result differs from that is the error which this layer adds, whatever the ot
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
 from edgekit.toolchain.activations import activations, as_keras, replaced, some_rows
-from edgekit.toolchain.causes import (
-    FINE_DB,
-    OUTLIER,
-    Evidence,
-    by_channel,
-    cause_of,
-    is_distribution,
-    outlying,
-    varying,
-)
+from edgekit.toolchain.causes import FINE_DB, Evidence, Finding, cause_of
 from edgekit.toolchain.layer_graph import LayerGraph, Values
 from edgekit.toolchain.matching import FEW_ROWS, Matches, match
+from edgekit.toolchain.noise import outlying, sqnr_db
 from edgekit.toolchain.operators import OpenFile
 from edgekit.toolchain.segments import Segment, segments
 from edgekit.types import Explanation, Feed, LayerError
@@ -33,9 +24,6 @@ from edgekit.types import Explanation, Feed, LayerError
 MOST_ROWS = 64
 MOST_ELEMENTS = 60_000_000
 """Activations of the file that are held at a time, 240 MB; and as many of Keras."""
-
-LARGEST_SQNR_DB = 200.0
-"""Reported where nothing differs, since JSON knows no infinity."""
 
 LOST_DB = 3.0
 """Below, half of a layer's channels are lost. Those behind it cannot be judged by it: an outlier
@@ -52,6 +40,7 @@ def explain(
     floats: Matches | None = None,
     *,
     artifact: str = "",
+    evened: Callable[[], Collection[str]] = tuple,
 ) -> Explanation:
     """Rank the layers of `graph` by the error that each adds in `file`.
 
@@ -62,11 +51,12 @@ def explain(
         floats: of a quantized file: where the float file that it was made from has the Keras
             tensors (`match`). None: `file` itself is a float file, which should give the same.
         artifact: the file's id.
+        evened: gives the layers whose ranges equalization would change; asked where it may help.
     """
     matches = match(graph, file, rows, floats)
     held = {m.tensor for m in matches.values()}
     rows = some_rows(file, rows, held, most=MOST_ROWS, elements=MOST_ELEMENTS)
-    worlds = _Worlds(graph, file, rows, matches, activations(file, rows, held))
+    worlds = _Worlds(graph, file, rows, matches, activations(file, rows, held), evened)
     readers: list[_Reader] = []
     errors: list[LayerError] = []
     # From the end, as what to keep depends on the layers behind.
@@ -75,14 +65,21 @@ def explain(
             pair = worlds.pair(segment)
             keep = _keep(pair, readers, file)
             readers.append(_Reader(segment, outlying(pair.wanted) is not None))
-            errors.insert(0, worlds.error(pair, keep, is_float_file=floats is None))
+            errors.append(worlds.error(pair, keep, is_float_file=floats is None))
+    inputs = list(worlds.coarse_inputs(readers))
+    errors = [
+        _with_input(error, reader.segment, inputs)
+        for error, reader in zip(reversed(errors), reversed(readers), strict=True)
+    ]
     lost = [error for error in errors if error.sqnr_db < LOST_DB]
     others = [error for error in errors if error.sqnr_db >= LOST_DB]
     return Explanation(
         artifact=artifact,
         rows=len(next(iter(rows.values()))),
         layers=(*lost, *sorted(others, key=lambda error: error.sqnr_db)),
-        notes=tuple(worlds.input_notes()),
+        notes=tuple(
+            f"{i}; {i.finding.fix}" for i in inputs if all(e.detail != str(i) for e in errors)
+        ),
     )
 
 
@@ -109,14 +106,37 @@ class _Reader:
     is_outlying: bool
 
 
+@dataclass(frozen=True)
+class _CoarseInput:
+    """An input of the model that the file rounds too coarsely, and the layers that take it."""
+
+    name: str
+    tensor: str
+    sqnr_db: float
+    finding: Finding
+    keep: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"the input {self.name!r}: {self.sqnr_db:.1f} dB, {self.finding.cause}: "
+            f"{self.finding.detail}"
+        )
+
+
 class _Worlds:
     """The Keras model's tensors, and the file's own, on the same rows."""
 
     def __init__(
-        self, graph: LayerGraph, file: OpenFile, rows: Feed, matches: Matches, seen: Feed
+        self,
+        graph: LayerGraph,
+        file: OpenFile,
+        rows: Feed,
+        matches: Matches,
+        seen: Feed,
+        evened: Callable[[], Collection[str]],
     ) -> None:
         self._graph, self._file, self._rows = graph, file, rows
-        self._matches, self._seen = matches, seen
+        self._matches, self._seen, self._evened = matches, seen, evened
         self._pure: Values = {
             number: tf.constant(rows[spec.name])
             for number, spec in zip(graph.inputs, file.signature.inputs, strict=True)
@@ -151,6 +171,7 @@ class _Worlds:
             keep=keep,
             is_float_file=is_float_file,
             inside=self._inside(pair.segment) if pair.sqnr_db < FINE_DB else {},
+            evens_out=lambda: not {c.name for c in pair.segment.calls}.isdisjoint(self._evened()),
         )
         finding = cause_of(evidence)
         return LayerError(
@@ -170,7 +191,7 @@ class _Worlds:
         few = some_rows(self._file, self._rows, names, most=FEW_ROWS, elements=MOST_ELEMENTS)
         return activations(self._file, few, names)
 
-    def input_notes(self) -> Iterator[str]:
+    def coarse_inputs(self, readers: Sequence[_Reader]) -> Iterator[_CoarseInput]:
         """Inputs of which much is lost as the file rounds them."""
         for name, number in zip(self._graph.input_names, self._graph.inputs, strict=True):
             tensor = self._matches[number].tensor
@@ -178,8 +199,11 @@ class _Worlds:
             ratio = sqnr_db(wanted, found)
             if wanted.dtype.kind != "f" or tensor not in self._file.grids or ratio > FINE_DB:
                 continue
-            cause = cause_of(Evidence(name, wanted, found, ratio, tensor, self._file))
-            yield f"the input {name!r}: {ratio:.1f} dB, {cause.cause}: {cause.detail}; {cause.fix}"
+            # Where the file gives nothing but constants, it has no layers that could be told apart.
+            takers = (call.name for call in self._graph.readers.get(number, []))
+            keep = _readers_of({tensor}, readers) or tuple(takers)
+            evidence = Evidence(name, wanted, found, ratio, tensor, self._file, keep=keep)
+            yield _CoarseInput(name, tensor, ratio, cause_of(evidence), keep)
 
     def _own(self, number: int) -> np.ndarray:
         """The file's values of a Keras tensor."""
@@ -200,16 +224,45 @@ def _keep(pair: _Pair, readers: Sequence[_Reader], file: OpenFile) -> tuple[str,
         return tuple(names)
     if sqnr_db(pair.wanted, grid.rounded(pair.wanted)) > pair.sqnr_db + HALF_DB:
         return tuple(names)
-    open_ends = [pair.segment]
+    names.update(dict.fromkeys(_readers_of(set(pair.segment.outputs), readers)))
+    return tuple(names)
+
+
+def _readers_of(outputs: Collection[str], readers: Sequence[_Reader]) -> tuple[str, ...]:
+    """The layers that take these tensors and, as far as an outlier goes on, those behind them.
+
+    `readers` are in the order from the last one.
+    """
+    names: dict[str, None] = {}
+    open_ends = [set(outputs)]
     while open_ends:
-        outputs = set(open_ends.pop().outputs)
+        outputs = open_ends.pop()
         for reader in reversed(readers):
             name = _weighted(reader.segment)
             if outputs & set(reader.segment.inputs) and name not in names:
                 names[name] = None
                 if reader.is_outlying:
-                    open_ends.append(reader.segment)
+                    open_ends.append(set(reader.segment.outputs))
     return tuple(names)
+
+
+def _with_input(error: LayerError, segment: Segment, inputs: Sequence[_CoarseInput]) -> LayerError:
+    """The error of a layer or, if that is worse, of a coarse input that it takes.
+
+    From an input of which half is lost, whatever the layer gives tells nothing about the layer.
+    """
+    taken = [i for i in inputs if i.tensor in segment.inputs]
+    worst = min(taken, key=lambda i: i.sqnr_db, default=None)
+    if worst is None or worst.sqnr_db > max(error.sqnr_db, LOST_DB):
+        return error
+    return replace(
+        error,
+        sqnr_db=round(min(worst.sqnr_db, error.sqnr_db), 2),
+        cause=worst.finding.cause,
+        detail=str(worst),
+        fix=worst.finding.fix,
+        keep=worst.keep,
+    )
 
 
 def _weighted(segment: Segment) -> str:
@@ -220,34 +273,11 @@ def _weighted(segment: Segment) -> str:
     )
 
 
-def sqnr_db(wanted: np.ndarray, found: np.ndarray) -> float:
-    """The signal-to-noise ratio of `found`, (N, ..., channels) as `wanted`.
-
-    The mean over channels of noise / signal, at most 1 each: so one huge channel does not hide
-    that the others are lost, nor a huge value the other values. A channel of less variance than
-    the median is measured by that; the classes of a distribution by all of them. 200 where nothing
-    differs or varies.
-    """
-    of_classes = is_distribution(wanted)
-    wanted, found = by_channel(wanted), by_channel(found)
-    live = varying(wanted)
-    if not live.any():
-        return LARGEST_SQNR_DB
-    wanted, found = wanted[:, live], found[:, live]
-    noise = np.square(found - wanted).mean(axis=0, dtype=np.float64)
-    noise = np.where(np.isfinite(noise), noise, np.inf)
-    signal = _variance(wanted)
-    if of_classes:
-        share = min(noise.sum() / signal.sum(), 1.0)
-    else:
-        share = np.minimum(noise / np.maximum(signal, np.median(signal)), 1.0).mean()
-    if share == 0:
-        return LARGEST_SQNR_DB
-    return min(LARGEST_SQNR_DB, abs(10 * math.log10(share)))
-
-
-def _variance(values: np.ndarray) -> np.ndarray:
-    """Of each channel, with rare values beyond 8 standard deviations cut off."""
-    centre, spread = values.mean(axis=0), OUTLIER * values.std(axis=0)
-    cut = np.clip(values, centre - spread, centre + spread)
-    return np.asarray(cut.var(axis=0, dtype=np.float64))
+def layers_of(graph: LayerGraph, file: OpenFile, rows: Feed) -> dict[str, str]:
+    """The Keras layers that compute each tensor of a float file, in words; `rows` as in `match`."""
+    return {
+        tensor: " + ".join(segment.layers)
+        for segment in segments(graph, file, match(graph, file, rows))
+        for name in segment.operators
+        for tensor in file.producers[name].outputs
+    }

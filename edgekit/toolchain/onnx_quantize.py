@@ -72,7 +72,8 @@ class FloatFile:
     def departures(self, unseen: Mapping[str, np.ndarray]) -> list[str]:
         """Warnings that activations leave their ranges on rows that had no part in them."""
         if self._departures is None:
-            self._departures = departures(self._taps, self.ranges("minmax", 100.0), unseen)
+            ranges = self.ranges("minmax", 100.0)
+            self._departures = departures(self._taps, ranges, unseen, self.signature)
         return self._departures
 
 

@@ -165,6 +165,8 @@ def _remedy(artifact: Artifact, failures: Sequence[str]) -> str:
     others = " or ".join(p for p in reversed(SUPPORTED[artifact.format]) if p not in narrower)
     if "it is not dynamic" in text:
         return "the weights are too few or of a kind that stays float: export fp32 or fp16"
+    if "no weight is stored as int8" in text:
+        return "keep fewer layers in float"
     if "compute in float" in text:
         return f"there are no integer kernels for that: export {others}, or another format"
     if needs_calibration(artifact.format, artifact.precision):

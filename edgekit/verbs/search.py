@@ -102,6 +102,9 @@ class Search:
         if not proof.parity.outputs:
             return Found(record, None)
         measure = measure_of(self.production.evidence, self.budget)
+        worst = measure.worst(proof, self.budget).name
+        if worst != measure.name:
+            record = replace(record, measure=f"{measure.name} ({worst})")
         lost = measure.lost(measure.figure(proof), self.budget)
         chance = measure.chance(proof, self.budget)
         holds = lost <= self.budget.allowed + chance and not proof.parity.failures

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import re
 from dataclasses import asdict
 
 import keras
@@ -15,13 +16,14 @@ import tensorflow as tf
 
 from edgekit.toolchain import onnx, onnx_quantize, tflite, tflite_quantize
 from edgekit.toolchain.activations import activations
-from edgekit.toolchain.calibration import calibrate
+from edgekit.toolchain.calibration import Range, calibrate
 from edgekit.toolchain.canonical import trace
-from edgekit.toolchain.causes import CAUSES, by_channel
-from edgekit.toolchain.explanation import explain, sqnr_db
+from edgekit.toolchain.causes import CAUSES
+from edgekit.toolchain.explanation import explain
 from edgekit.toolchain.layer_graph import layer_graph
 from edgekit.toolchain.matching import match
 from edgekit.toolchain.model import of_keras
+from edgekit.toolchain.noise import by_channel, sqnr_db
 from edgekit.toolchain.operators import open_onnx, open_tflite
 from edgekit.toolchain.segments import kept, segments
 from tests.formats import digit_models
@@ -236,10 +238,11 @@ def test_activations_beyond_the_calibrated_range():
     assert found.layers[0].layers == ("first",)
     assert found.layers[0].cause == "saturated activation"
     assert "--samples" in found.layers[0].fix
-    # Where the input itself is cut off, that is said beside the layers.
-    [note] = explained_tflite(model, rows(), ranges_of=dark).notes
-    assert "the input 'image'" in note
-    assert "saturated" in note
+    # Where the input itself is cut off, that is said of the layer that takes it.
+    cut = explained_tflite(model, rows(), ranges_of=dark)
+    [layer] = (error for error in cut.layers if "the input 'image'" in error.detail)
+    assert layer.cause == "saturated activation"
+    assert not cut.notes
 
 
 def dense(kernel, bias, *, name="dense"):
@@ -254,10 +257,19 @@ def test_channels_that_rounding_makes_constant():
     model = dense(
         random.normal(0, 0.006, (16, 12)), np.linspace(19.5, 20.5, 12) * np.resize([1, -1], 12)
     )
-    found = explained_tflite(model, {"x": random.standard_normal((64, 16)).astype(np.float32)})
+    feed = {"x": random.standard_normal((64, 16)).astype(np.float32)}
+    found = explained_tflite(model, feed)
     [error] = found.layers
     assert error.cause == "dead channels"
-    assert "--precision int16x8" in error.fix
+    assert error.fix == "--precision int16x8, or --keep-float dense"
+    healed = explained_tflite(model, feed, precision="int16x8")
+    assert healed.layers[0].sqnr_db > 20
+    # A range that a single row widens further is too wide for 16 bits, too.
+    floats = open_tflite(*float_tflite(model))
+    [error] = explained_tflite(
+        model, feed, ranges={name: Range(-1e6, 1e6) for name in floats.outputs}
+    ).layers
+    assert "--precision dynamic" in error.fix
 
 
 def test_rare_values_that_take_the_range():
@@ -266,9 +278,101 @@ def test_rare_values_that_take_the_range():
     model = keras.Model(image, keras.layers.Multiply(name="square")([image, image]))
     images = np.random.default_rng(0).random((64, 8, 8, 3), np.float32) * 0.1
     images[7, 3, 3] = 1.0
-    [error] = explained_tflite(model, {"image": images}).layers
+    pixels = {"image": images}
+    [error] = explained_tflite(model, pixels).layers
     assert error.cause == "range outliers"
-    assert error.fix.startswith("--calibration percentile")
+    # Of the output, which calibration never cuts, that would not help.
+    assert "--calibration" not in error.fix
+    end = keras.layers.GlobalAveragePooling2D(name="mean")(model.output)
+    model = keras.Model(image, end)
+    before = explained_tflite(model, pixels).layers[0]
+    percentile = float(re.search(r"--calibration percentile --percentile ([\d.]+)", before.fix)[1])
+    content, signature = float_tflite(model)
+    ranges = calibrate(
+        open_tflite(content, signature).taps, pixels, method="percentile", percentile=percentile
+    )
+    after = explained_tflite(model, pixels, ranges=ranges)
+    assert before.layers == ("square",)
+    assert before.sqnr_db < 10
+    assert all(error.sqnr_db > 20 for error in after.layers)
+
+
+def regression():
+    """Three dense layers of random weights."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(32, "relu", name="first"),
+        keras.layers.Dense(32, "relu", name="second"),
+        keras.layers.Dense(1, name="value"),
+    ]
+    return keras.Sequential([keras.Input((8,), name="x"), *layers])
+
+
+def explained_with_one_extreme_row(place, factor):
+    rows = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    rows[place] *= factor
+    return explained_tflite(regression(), {"x": rows})
+
+
+@pytest.mark.parametrize(("place", "factor"), [(5, 100), (5, 1000), (250, 100), (250, 300)])
+def test_one_extreme_row_takes_the_range(place, factor):
+    """It is no channel; nor is what rounding makes constant then the cause.
+
+    The first 64 rows are looked at; on the others the file is only calibrated.
+    """
+    layers = explained_with_one_extreme_row(place, factor).layers
+    coarse = [error for error in layers if error.sqnr_db < 20]
+    assert "first" in {name for error in coarse for name in error.layers}
+    assert {error.cause for error in coarse} == {"range outliers"}
+    assert all(error.fix.startswith("leave extreme rows out of --samples") for error in coarse)
+
+
+def test_one_row_that_makes_all_others_constant():
+    """No tensor can be told from another then."""
+    found = explained_with_one_extreme_row(250, 3000)
+    [note] = found.notes
+    assert not found.layers
+    assert note.startswith("the input 'x'")
+    assert "range outliers" in note
+    assert note.endswith("or --keep-float first")
+
+
+def test_features_of_unlike_size():
+    """An input is no layer to keep, and what its rounding ruins is no fault of the layers."""
+    model, random = regression(), np.random.default_rng(0)
+    sizes = np.array([1, 1, 1, 2000, 1, 1, 1, 1])
+    rows = {"x": (random.standard_normal((200, 8)) * sizes).astype(np.float32)}
+    kernel, bias = model.layers[0].get_weights()
+    model.layers[0].set_weights([kernel / sizes[:, None], bias])
+    found = explained_tflite(model, rows)
+    worst = found.layers[0]
+    assert not found.notes
+    assert worst.layers == ("first",)
+    assert worst.cause == "range outliers"
+    assert "the input 'x'" in worst.detail
+    assert re.search(r"feature 3 .*, \d{4} times more than the median feature", worst.detail)
+    assert "Normalization" in worst.fix
+    assert worst.keep == ("first",)
+    assert worst.fix.startswith("--keep-float first, or")
+    healed = explained_tflite(model, rows, keep=worst.keep)
+    assert healed.layers[0].sqnr_db > 25
+
+
+@pytest.mark.parametrize("is_even", [True, False])
+def test_equalization_is_only_advised_where_it_does_anything(is_even):
+    model = trained(digit_models.cnn)
+    with planted(model, 0, weighted(model)[:1]) as layer:
+        graph = layer_graph(model)
+        content, signature = float_tflite(model)
+        floats = open_tflite(content, signature)
+        matches = match(graph, floats, rows())
+        ranges = calibrate(floats.taps, rows())
+        quantized = tflite_quantize.quantize(content, signature, ranges, precision="int8")
+        file = open_tflite(quantized, signature)
+        evened = list if is_even else lambda: [layer.name]
+        worst = explain(graph, rows(), file, matches, evened=evened).layers[0]
+    assert worst.layers[0] == layer.name
+    assert ("--equalize" in worst.fix) != is_even
 
 
 @pytest.mark.filterwarnings("ignore:\\s*Warning. tf.lite.Interpreter is deprecated")

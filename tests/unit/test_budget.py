@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit import parity
-from edgekit.budget import AGREEMENT, NOISE, measure_of, parse_budget
+from edgekit import accuracy, parity
+from edgekit.budget import AGREEMENT, NOISE, WORST, Measure, measure_of, parse_budget
 from edgekit.errors import ConversionError
 from edgekit.evidence import Evidence
-from edgekit.proof import Proof
+from edgekit.proof import Proof, labelled
 from edgekit.recipe import load_recipe
 from edgekit.types import (
     AccuracyRecord,
@@ -25,20 +25,28 @@ LOGITS = np.random.default_rng(0).normal(size=(200, 4))
 PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
 
 
-def held(outputs: np.ndarray, targets: np.ndarray | None = None, recipe=None) -> Evidence:
+def held(outputs, targets=None, recipe=None) -> Evidence:
+    """Rows of one output, or of several by name."""
+    outputs = outputs if isinstance(outputs, dict) else {"y": outputs}
+    targets = targets if isinstance(targets, dict) else {"y": targets}
     return Evidence(
         inputs={},
-        reference={"y": outputs},
-        original={"y": outputs},
-        targets={} if targets is None else {"y": targets},
-        rows=len(outputs),
+        reference=outputs,
+        original=outputs,
+        targets={name: value for name, value in targets.items() if value is not None},
+        rows=len(next(iter(outputs.values()))),
         origin="samples",
         recipe=recipe,
     )
 
 
-def proof(evidence: Evidence, outputs: np.ndarray, **metrics: float) -> Proof:
-    figures = parity.compare(evidence.reference, {"y": outputs})
+def proof(evidence: Evidence, outputs, **metrics: float) -> Proof:
+    """What `proof.prove` finds in the outputs of a file; `metrics` take the place of its own."""
+    outputs = outputs if isinstance(outputs, dict) else {"y": outputs}
+    figures = parity.compare(evidence.reference, outputs, labelled=labelled(evidence))
+    known = evidence.recipe, outputs, evidence.targets, evidence.original
+    flipped = {} if metrics else accuracy.flipped(*known)
+    metrics = metrics or accuracy.evaluate(*known)
     record = ParityRecord(
         artifact="int8.tflite",
         sha256="",
@@ -50,8 +58,17 @@ def proof(evidence: Evidence, outputs: np.ndarray, **metrics: float) -> Proof:
         runtime=Runtime("litert", "0", "cpu"),
         machine=Machine("", "", 1, 0, ""),
     )
-    accuracy = AccuracyRecord("int8.tflite", "", "test", evidence.rows, metrics)
-    return Proof(record, accuracy if metrics else None)
+    measured = AccuracyRecord("int8.tflite", "", "test", evidence.rows, metrics)
+    return Proof(record, measured if metrics else None, flipped)
+
+
+def lost(evidence: Evidence, outputs, text: str) -> tuple[Measure, float, float, bool]:
+    """The measure, what is lost by it, of that by chance, and whether the budget holds."""
+    budget, found = parse_budget(text), proof(evidence, outputs)
+    measure = measure_of(evidence, budget)
+    loss = measure.lost(measure.figure(found), budget)
+    chance = measure.chance(found, budget)
+    return measure.worst(found, budget), loss, chance, loss <= budget.allowed + chance
 
 
 @pytest.mark.parametrize(
@@ -115,3 +132,101 @@ def test_a_figure_that_falls_is_lost_in_the_other_direction():
     assert measure.lost(measure.figure(worse), parse_budget("1%")) == pytest.approx(0.03)
     with pytest.raises(ConversionError, match="needs a share, and perplexity"):
         measure_of(evidence, parse_budget("0.5pt"))
+
+
+def test_rows_that_carry_the_variance_do_not_hide_the_others():
+    """An `exp` head in 256 steps: 5 % noise over all rows, and nothing left of most."""
+    values = np.exp(np.random.default_rng(3).normal(9, 2.5, (600, 1)))
+    step = values.max() / 255
+    evidence = held(values)
+    outputs = np.round(values / step) * step
+    assert proof(evidence, outputs).parity.outputs[0].sqnr_db > 20
+    measure, loss, _, holds = lost(evidence, outputs, "10%")
+    assert measure.name == NOISE
+    assert loss > 0.4
+    assert not holds
+
+
+def wrong_in(outputs: np.ndarray, rows: int) -> np.ndarray:
+    changed = outputs.copy()
+    changed[:rows] = np.roll(changed[:rows], 1, axis=1)
+    return changed
+
+
+@pytest.mark.parametrize("scores", [LOGITS, PROBABILITIES])
+@pytest.mark.parametrize(
+    ("text", "flips", "chance", "holds"),
+    [
+        ("1%", 2, 0.01, True),  # of 200 rows: 1 % lost
+        ("1%", 3, 0.01, True),
+        ("1%", 4, 0.01, True),
+        ("1%", 5, 0.01, False),  # 2.5 %: more than twice the budget
+        ("10pt", 10, 2 * 10**0.5 / 200, True),
+        ("10pt", 40, 2 * 40**0.5 / 200, False),
+        ("0%", 1, 0.0, False),
+    ],
+)
+def test_chance_excuses_as_much_as_the_budget_at_most(scores, text, flips, chance, holds):
+    """Whether the labelled scores are logits or probabilities; and without labels."""
+    evidence = held(scores, LOGITS.argmax(axis=1))
+    measure, loss, by_chance, is_held = lost(evidence, wrong_in(scores, flips), text)
+    assert measure.name == "accuracy"
+    assert loss == pytest.approx(flips / 200)
+    assert by_chance == pytest.approx(chance)
+    assert is_held == holds
+    if scores is PROBABILITIES:
+        assert lost(held(scores), wrong_in(scores, flips), text)[2:] == (by_chance, holds)
+
+
+def test_a_retrained_model_is_held_to_the_original():
+    """The file is what the model trained on is, and decides otherwise than the original."""
+    labels = LOGITS.argmax(axis=1)
+    trained_on = wrong_in(LOGITS, 8)
+    evidence = replace(held(LOGITS, labels), reference={"y": trained_on})
+    _, loss, chance, holds = lost(evidence, trained_on, "1%")
+    assert loss == pytest.approx(0.04)
+    assert chance == 0.01
+    assert not holds
+
+
+HEADS = {"kind": PROBABILITIES, "value": LOGITS[:, :1] * 7}
+CLASSES = LOGITS.argmax(axis=1)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [{}, {"kind": CLASSES}, {"kind": CLASSES, "value": LOGITS[:, 0]}],
+    ids=["no labels", "classes", "labels of a regression, too"],
+)
+def test_every_output_is_held_and_the_worst_one_is_named(targets):
+    evidence = held(HEADS, targets)
+    noise = 0.14 * HEADS["value"].std() * np.sign(LOGITS[:, 1:2])
+    noisy = {**HEADS, "value": HEADS["value"] + noise}
+    assert measure_of(evidence, parse_budget("1%")).name == WORST
+    measure, loss, chance, holds = lost(evidence, noisy, "1%")
+    assert (measure.name, chance, holds) == ("noise of 'value'", 0, False)
+    assert loss == pytest.approx(0.14, rel=0.02)
+
+    measure, loss, chance, holds = lost(
+        evidence, {**HEADS, "kind": wrong_in(PROBABILITIES, 3)}, "1%"
+    )
+    name = {0: f"{AGREEMENT} of 'kind'", 1: "accuracy", 2: "accuracy_kind"}[len(targets)]
+    assert (measure.name, chance, holds) == (name, 0.01, True)
+    assert loss == pytest.approx(0.015)
+
+
+def test_chance_in_one_output_excuses_no_other():
+    evidence = held(HEADS, {"kind": CLASSES})
+    noise = 0.012 * HEADS["value"].std() * np.sign(LOGITS[:, 1:2])
+    outputs = {"kind": wrong_in(PROBABILITIES, 3), "value": HEADS["value"] + noise}
+    measure, loss, _, holds = lost(evidence, outputs, "1%")
+    assert (measure.name, holds) == ("accuracy", False)
+    assert loss == pytest.approx(0.015)
+
+
+def test_each_accuracy_of_several_counts():
+    heads = {"a": PROBABILITIES, "b": PROBABILITIES}
+    evidence = held(heads, {"a": CLASSES, "b": np.where(np.arange(200) < 20, 0, CLASSES)})
+    measure, loss, _, holds = lost(evidence, {**heads, "b": wrong_in(PROBABILITIES, 60)}, "5pt")
+    assert (measure.name, holds) == ("accuracy_b", False)
+    assert loss > 0.1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import ConversionError
-from edgekit.toolchain.calibration import Range, beyond, calibrate
+from edgekit.toolchain.calibration import Range, beyond, calibrate, departures
+from edgekit.types import Signature, TensorSpec
 
 METHODS = ("minmax", "percentile", "entropy")
 
@@ -140,3 +141,55 @@ def test_beyond_tells_how_far_a_range_is_left():
     calibrated = {"a": Range(0, 10), "b": Range(-1, 1), "c": Range(2, 2)}
     seen = {"a": Range(0, 13), "b": Range(-1.05, 1.05), "c": Range(0, 5), "d": Range(0, 1)}
     assert beyond(calibrated, seen) == {"a": pytest.approx(0.3)}
+
+
+class Chain:
+    """A file of four activations: an input, two inside it, and an output."""
+
+    tensors = ("serving_default_wave:0", "Reciprocal:0", "Add:0", "label")
+    outputs = ("label",)
+    batch = 1
+
+    def __init__(self, *factors):
+        self.factors = factors
+
+    def run(self, feed):
+        return {
+            name: feed["wave"] * np.float32(factor)
+            for name, factor in zip(self.tensors, self.factors, strict=True)
+        }
+
+
+@pytest.mark.parametrize(
+    ("factors", "named"),
+    [
+        ((3, 1, 1, 1), "the input 'wave' by 200%"),
+        ((2, 1, 1, 4), "the output 'label' by 300%"),
+        ((2, 3, 1, 1), "the layer 'norm + relu' by 200%"),
+        ((2, 1, 3, 1), "the tensor Add:0 by 200%"),
+    ],
+)
+def test_a_departure_names_what_the_user_knows(factors, named):
+    rows = {"wave": np.linspace(0, 1, 10, dtype=np.float32)[:, None]}
+    signature = Signature(
+        inputs=(TensorSpec("wave", "serving_default_wave:0", (None, 1), "float32"),),
+        outputs=(TensorSpec("label", "label", (None, 1), "float32"),),
+    )
+    calibrated = calibrate(Chain(1, 1, 1, 1), rows)
+    layers = {"Reciprocal:0": "norm + relu"}
+    [warning] = departures(Chain(*factors), calibrated, rows, signature, lambda: layers)
+    assert f"{sum(f > 1 for f in factors)} of 4 activations" in warning
+    assert named in warning
+
+
+def test_layers_are_not_looked_for_where_nothing_departs():
+    def never():
+        raise AssertionError("looked for")
+
+    rows = {"wave": np.linspace(0, 1, 10, dtype=np.float32)[:, None]}
+    signature = Signature(
+        inputs=(TensorSpec("wave", "wave", (None, 1), "float32"),),
+        outputs=(TensorSpec("label", "label", (None, 1), "float32"),),
+    )
+    same = Chain(1, 1, 1, 1)
+    assert departures(same, calibrate(same, rows), rows, signature, never) == []

@@ -105,7 +105,9 @@ def test_a_dead_channel_behind_a_large_one_is_seen():
     assert figures.sqnr_db > 40
     assert figures.dead_channels == pytest.approx(3 / 7)
     [message] = parity.violations(figures, parity.TOLERANCES["int8"])
-    assert "is constant in 43% of the channels" in message
+    assert "carries nothing in 43% of the channels that vary in the Keras model" in message
+    [message] = parity.violations(figures, parity.TOLERANCES["int8"], "the model trained on")
+    assert "that vary in the model trained on" in message
 
 
 def test_a_small_wrong_channel_is_seen_in_fp32():
@@ -123,6 +125,84 @@ def test_rare_features_may_vanish_in_int8():
     output = reference.copy()
     output[:, 7] = 0
     assert parity.violations(one(reference, output), parity.TOLERANCES["int8"]) == []
+
+
+def in_8_bits(values: np.ndarray) -> np.ndarray:
+    """As the last tensor of an int8 file: 256 values over its whole range, 0 among them."""
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    step = (high - low) / 255
+    zero = np.round(low / step)
+    return (np.clip(np.round(values / step) - zero, 0, 255) + zero) * step
+
+
+def test_rows_behind_a_few_huge_ones_are_not_lost_unseen():
+    """An `exp` head: a few rows carry the variance, and the others have 8 bits of nothing."""
+    reference = np.exp(RANDOM.normal(9, 2.5, (600, 1)))
+    output = in_8_bits(reference)
+    figures = one(reference, output)
+    assert (np.abs(output - reference) > 0.1 * reference).mean() > 0.8
+    assert len(np.unique(output)) > 10
+    assert figures.sqnr_db > 30
+    assert figures.typical_noise > 0.5
+    [message] = parity.violations(figures, parity.TOLERANCES["int8"])
+    assert "typically off by more than 32% of their variation" in message
+    # One value per row may come without an axis of channels.
+    assert one(reference[:, 0], output[:, 0]).typical_noise == figures.typical_noise
+
+
+def sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def silence(rows, places):
+    """Sound in a tenth of the places, noise of a thousandth elsewhere."""
+    is_loud = RANDOM.random((rows, places, 1)) < 0.1
+    return np.where(is_loud, 3.0, 0.003) * RANDOM.standard_normal((rows, places, 1))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        RANDOM.standard_normal((300, 1)) * 50 + 200,
+        RANDOM.exponential(3000, (300, 1)),
+        np.exp(RANDOM.standard_normal((300, 4))),  # incomes, prices
+        np.exp(RANDOM.normal(-7, 2, (300, 5))).clip(0, 1),  # labels that are rarely true
+        sigmoid(RANDOM.normal(-30, 20, (50, 8, 8, 1))),  # a mask
+        sigmoid(RANDOM.normal(-30, 20, (300, 6))),
+        np.tanh(RANDOM.normal(30, 10, (300, 3))),
+        np.maximum(RANDOM.normal(-2, 2, (300, 64)), 0),  # sparse features
+        np.maximum(RANDOM.normal(0, 2, (300, 64)), 0),
+        silence(60, 400),
+        np.where(np.arange(300)[:, None] % 10 == 0, RANDOM.normal(5, 1, (300, 3)), 0.0),
+    ],
+)
+def test_what_8_bits_carry_is_not_called_lost(reference):
+    figures = one(reference, in_8_bits(reference), classifier=False)
+    assert figures.dead_channels == 0
+    assert figures.typical_noise is None or figures.typical_noise < 0.1
+    assert parity.violations(figures, parity.TOLERANCES["int8"]) == []
+
+
+def test_the_typical_noise_is_the_smaller_one_where_no_row_sticks_out():
+    reference = RANDOM.standard_normal((2000, 3)) * 100
+    figures = one(reference, reference + RANDOM.standard_normal(reference.shape) * 5)
+    noise = 10 ** (-figures.sqnr_db / 20)
+    assert noise == pytest.approx(0.05, rel=0.05)
+    assert 0.6 * noise < figures.typical_noise < noise
+
+
+@pytest.mark.parametrize("shape", [(200, 10), (200, 1), (200,)])
+def test_an_output_with_class_labels_is_a_classifier(shape):
+    reference = LOGITS if len(shape) == 2 and shape[1] > 1 else CLASSES[:, :1].reshape(shape) * 5
+    figures = one(reference, reference, labelled={"y"})
+    assert (figures.top1_agreement, figures.dead_channels) == (1, None)
+
+
+def test_one_probability_decides_at_a_half():
+    reference = np.array([[0.1], [0.4], [0.6], [0.9]])
+    output = np.array([[0.1], [0.6], [0.6], [1.0]])
+    figures = one(reference, output, labelled={"y"})
+    assert figures.top1_agreement == 0.75
 
 
 def test_an_output_that_never_changes_is_judged_by_its_size():
