@@ -56,10 +56,12 @@ def compare(
     (rows, classes): of a classifier, or, where that is not known (None), if the reference is a
     probability distribution.
     """
-    return [
-        _compare(name, value, outputs[name], name in labelled or _is_classifier(value, classifier))
-        for name, value in reference.items()
-    ]
+    found = []
+    for name, value in reference.items():
+        wanted = np.asarray(value, np.float64)
+        is_classifier = name in labelled or _is_classifier(wanted, classifier)
+        found.append(_compare(name, wanted, outputs[name], is_classifier))
+    return found
 
 
 def mismatches(reference: Feed, outputs: Feed) -> list[str]:
@@ -117,9 +119,8 @@ def violations(
 
 
 def _compare(
-    name: str, reference: np.ndarray, output: np.ndarray, is_classifier: bool
+    name: str, wanted: np.ndarray, output: np.ndarray, is_classifier: bool
 ) -> OutputParity:
-    wanted = np.asarray(reference, np.float64)
     found = np.asarray(output, np.float64)
     difference = np.abs(found - wanted)
     scale = float(np.abs(wanted).max(initial=0.0))
