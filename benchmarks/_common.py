@@ -99,4 +99,5 @@ def print_conditions(runs: int, *packages: str) -> None:
     """How many rounds, and of which versions."""
     found = ", ".join(f"{name} {version(name)}" for name in packages)
     python = ".".join(map(str, sys.version_info[:3]))
-    print(f"{runs} interleaved rounds; median (smallest–largest). Python {python}, {found}.\n")
+    rounds = "One round" if runs == 1 else f"{runs} interleaved rounds; median (smallest–largest)"
+    print(f"{rounds}. Python {python}, {found}.\n")
