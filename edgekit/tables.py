@@ -87,7 +87,9 @@ def search(record: SearchRecord) -> Table:
     """What a search tried, in its order."""
     table = _table("", record.format, "size", record.measure, "lost", "p50", "", left=(1, 6))
     for i, candidate in enumerate(record.candidates):
-        state = "[green]holds[/]" if i == record.chosen else ""
+        state = "holds" if candidate.holds else "over the budget"
+        if i == record.chosen:
+            state = "[green]taken[/]"
         if candidate.failure is not None:
             state = escape(_short(candidate.failure))
         table.add_row(
