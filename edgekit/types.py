@@ -262,7 +262,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """What a search for the cheapest file within a budget saw, in the order of its trials."""
+    """What a search for the smallest file within a budget saw, in the order of its trials."""
 
     format: str
     method: str

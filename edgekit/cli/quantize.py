@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-drop",
     metavar="1%|0.5pt",
-    help="Find the cheapest file that loses no more of the metric.",
+    help="Find the smallest file that loses no more of the metric.",
 )
 @click.option(
     "--method",
@@ -105,7 +105,7 @@ def quantize(
     """Make a model smaller and faster, at a known cost.
 
     SOURCE is what `edgekit export` takes. Each file is proved, and its size, accuracy and latency
-    are shown. With --max-drop, the cheapest file that loses no more is looked for on validation
+    are shown. With --max-drop, the smallest file that loses no more is looked for on validation
     rows and judged on test rows; where nothing holds, the exit code is 3.
     """
     from edgekit.verbs.quantize import BudgetExceeded, QuantizeFailed

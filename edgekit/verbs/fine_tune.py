@@ -58,11 +58,9 @@ def _train(
         )
         step = Step(
             verb="quantize",
-            options={**options, "engine": answer["engine"]},
+            options={**options, "engine": answer["engine"], "notes": answer["notes"]},
             parent=workspace.manifest.source.sha256,
             tools=answer["tools"],
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         workspace.take_variant("qat", path, step)
-    for note in answer["notes"]:
-        progress(note)

@@ -137,7 +137,7 @@ def quantize(
         method: "ptq" quantizes the model as it is; "qat" trains it on for its 8 bits first, by its
             recipe, or on the labels of `samples`.
         epochs: of "qat".
-        max_drop: "1%" of the Keras model's figure or "0.5pt", points of it: finds the cheapest file
+        max_drop: "1%" of the Keras model's figure or "0.5pt", points of it: finds the smallest file
             that loses no more, on validation rows, and says what it loses on the test rows.
         calibration: how the range of an activation is found: "minmax", "percentile", "entropy".
         percentile: share of the values, in percent, that "percentile" keeps.
@@ -171,7 +171,7 @@ def quantize(
     check_values(method, epochs, max_drop, quantization)
     budget = None if max_drop is None else parse_budget(max_drop)
     wanted = plan(to, precision or ("int8",))
-    check_combination(wanted, quantization, bool(precision), budget is not None, explain)
+    check_combination(wanted, quantization, method, bool(precision), budget is not None, explain)
     formats = [form for form in FORMATS if any(form == f for f, _ in wanted)]
     if budget is not None:
         wanted = [(form, p) for form in formats for p in ("int8", *WIDER[form])]
@@ -246,6 +246,8 @@ def _done(
     latency = tuple(r for r in timed if isinstance(r, LatencyRecord))
     workspace.add_records(*latency, *searches)
     known = {BASELINE, *(m.artifact.id for m in made)}
+    variants = workspace.manifest.variants.values()
+    trained = [v.step for v in variants if v.sha256 == production.drafter.parent]
     result = QuantizeResult(
         workspace=str(workspace.path),
         artifacts=tuple(m.artifact for m in made),
@@ -257,6 +259,7 @@ def _done(
         failures=(*failures, *(f for s in searches if (f := _unmeasured(s)))),
         warnings=(
             *workspace.manifest.source.notes,
+            *(note for step in trained for note in step.options.get("notes", ())),
             *evidence.weaknesses(workspace, production.evidence),
             *dict.fromkeys(w for m in made for w in m.warnings),
         ),

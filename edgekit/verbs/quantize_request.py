@@ -33,6 +33,7 @@ def check_values(
 def check_combination(
     wanted: Sequence[tuple[str, str]],
     quantization: Quantization,
+    method: str,
     has_precision: bool,
     searches: bool,
     explains: bool,
@@ -46,6 +47,10 @@ def check_combination(
     if not explains and any(precision == "fp32" for _, precision in wanted):
         raise ConversionError(
             "fp32 is not quantized", hint="use edgekit export; --explain takes fp32"
+        )
+    if method == "qat" and any(precision == "fp16" for _, precision in wanted):
+        raise ConversionError(
+            "qat trains for weights of 8 bits, and fp16 has none", hint="leave out --method qat"
         )
     if any(form == "tfjs" for form, _ in wanted) and explains:
         raise ConversionError(

@@ -135,6 +135,8 @@ class Search:
         for precision in WIDER[self.form]:
             if precision == "fp16" and self._is_below_fp16():
                 return
+            if precision == "dynamic" and given.keep_float:
+                continue  # it has the weights of all layers in 8 bits
             # What serves int8 best serves a wider one, too, where it means something there.
             how = Quantization(equalize=best.quantization.equalize and precision == "dynamic")
             if needs_calibration(self.form, precision):

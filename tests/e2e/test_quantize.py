@@ -249,6 +249,25 @@ def test_qat_is_trained_once_and_verified_against_its_own_model(copy):
     assert run_edgekit("verify", copy).code == 0
 
 
+def test_how_it_was_trained_is_said_each_time(keras_files, rows, tmp_path):
+    source = ("quantize", keras_files / "spread.keras", "--samples", rows, "-o", tmp_path / "ws")
+    for command in (source, ("quantize", tmp_path / "ws")):
+        done = run_edgekit(*command, "--method", "qat", "--epochs", "1", "--to", "tflite", "--json")
+        warnings = done.json.get("result", done.json)["warnings"]
+        assert "no labels: fine-tuned towards the float model's own outputs" in warnings
+
+
+def test_a_search_with_layers_in_float_takes_no_file_of_8_bit_weights(keras_files, rows, tmp_path):
+    done = run_edgekit(
+        *("quantize", keras_files / "spread.keras", "--samples", rows, "-o", tmp_path / "ws"),
+        *("--max-drop", "0%", "--to", "onnx", "--keep-float", "y", "--json"),
+    )
+    assert done.code == 3
+    [search] = done.json["result"]["searches"]
+    precisions = {candidate["precision"] for candidate in search["candidates"]}
+    assert precisions == {"int8", "fp16"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -262,6 +281,7 @@ def test_qat_is_trained_once_and_verified_against_its_own_model(copy):
         (("--max-drop", "1%", "--to", "tfjs", "--keep-float", "y"), "has no activations"),
         (("--percentile", "99"), "--percentile is not looked at by minmax"),
         (("--to", "onnx", "--backend", "litert"), "litert quantizes tflite only"),
+        (("--method", "qat", "--precision", "fp16"), "qat trains for weights of 8 bits"),
         (("--epochs", "3"), "without training there are no epochs"),
     ],
 )
