@@ -28,6 +28,7 @@ __all__ = [
     "FREE_DIMENSION",
     "METHODS",
     "PRECISIONS",
+    "PRUNINGS",
     "AccuracyRecord",
     "Artifact",
     "Candidate",
@@ -42,6 +43,7 @@ __all__ = [
     "OutputParity",
     "ParityRecord",
     "Progress",
+    "Pruning",
     "Quantization",
     "Runtime",
     "SearchRecord",
@@ -61,6 +63,8 @@ PRECISIONS = ("fp32", "fp16", "dynamic", "int8", "int16x8")
 CALIBRATIONS = ("minmax", "percentile", "entropy")
 METHODS = ("ptq", "qat")
 """Quantization after training, and training on for it."""
+PRUNINGS = ("structured", "sparse", "cluster")
+"""In the order in which they go together: channels that go, weights that become 0, few values."""
 BACKENDS = ("converter", "litert")
 """What quantizes TFLite: TensorFlow's converter, or Google's newer litert-quantizer (an extra)."""
 BASELINE = "keras"
@@ -116,6 +120,32 @@ class Quantization:
     """Whether the ranges of channels are evened out between layers, which changes no output."""
     backend: str = "converter"
     """What quantizes TFLite: one of BACKENDS."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a model is to have less of."""
+
+    kind: str
+    """One of PRUNINGS: whole channels go, single weights become 0, or all weights of a layer share
+    a few values."""
+    amount: float
+    """The share of the channels or weights of each layer that goes, or the number of values."""
+    pattern: str = ""
+    """How zeros lie: "2:4", two of four neighbours among a kernel's inputs; "4x1", blocks of 4
+    inputs and 1 output; "": anywhere."""
+    layers: tuple[tuple[str, float], ...] = ()
+    """Patterns of Keras layer names with amounts of their own; the last that fits counts, and 0
+    leaves a layer as it is."""
+    skip_first: bool = False
+    """Whether the first layer that could be pruned is left as it is."""
+    skip_last: bool = False
+
+    @property
+    def variant(self) -> str:
+        """What such a model is called: "sparse80", "structured50", "cluster16"."""
+        number = self.amount if self.kind == "cluster" else 100 * self.amount
+        return f"{self.kind}{number:.0f}"
 
 
 @dataclass(frozen=True)
