@@ -58,7 +58,7 @@ def turn(invoke: Callable[[], object], loops: int, samples: list[float]) -> None
 
 def main() -> None:
     form, seconds, rows, *paths = sys.argv[1:]
-    row = np.load(rows)["x"][:1]
+    row = next(iter(np.load(rows).values()))[:1]  # of a model with one input
     invokes = [{"tflite": tflite, "onnx": onnx}[form](path, row) for path in paths]
     loops = [loops_of(invoke) for invoke in invokes]
     samples: list[list[float]] = [[] for _ in paths]

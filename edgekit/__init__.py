@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from edgekit.verbs.demo import demo
     from edgekit.verbs.export import ExportFailed, export
     from edgekit.verbs.inspect import inspect
-    from edgekit.verbs.quantize import BudgetExceeded, QuantizeFailed, quantize
+    from edgekit.verbs.outcome import BudgetExceeded
+    from edgekit.verbs.prune import PruneFailed, prune
+    from edgekit.verbs.quantize import QuantizeFailed, quantize
     from edgekit.verbs.targets import list_targets
     from edgekit.verbs.train import train
     from edgekit.verbs.verify import VerifyFailed, verify
@@ -45,7 +47,9 @@ _HOMES = {
     "edgekit.verbs.demo": ("demo",),
     "edgekit.verbs.export": ("ExportFailed", "export"),
     "edgekit.verbs.inspect": ("inspect",),
-    "edgekit.verbs.quantize": ("BudgetExceeded", "QuantizeFailed", "quantize"),
+    "edgekit.verbs.outcome": ("BudgetExceeded",),
+    "edgekit.verbs.prune": ("PruneFailed", "prune"),
+    "edgekit.verbs.quantize": ("QuantizeFailed", "quantize"),
     "edgekit.verbs.targets": ("list_targets",),
     "edgekit.verbs.train": ("train",),
     "edgekit.verbs.verify": ("VerifyFailed", "verify"),
@@ -59,6 +63,7 @@ __all__ = [
     "EdgekitError",
     "ExportFailed",
     "MissingDependency",
+    "PruneFailed",
     "QuantizeFailed",
     "RecipeError",
     "RunnerError",
@@ -72,6 +77,7 @@ __all__ = [
     "export",
     "inspect",
     "list_targets",
+    "prune",
     "quantize",
     "train",
     "verify",

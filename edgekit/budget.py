@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit import accuracy, parity
 from edgekit.errors import ConversionError
 from edgekit.evidence import Evidence
-from edgekit.proof import Proof, labelled
-from edgekit.types import OutputParity
+from edgekit.proof import Cost, labelled
+from edgekit.types import OutputParity, SearchRecord
 
 AGREEMENT = "top-1 agreement"
 NOISE = "noise"
@@ -53,26 +53,25 @@ class Measure:
     output: str | None
     """The one that an agreement or a noise is of; None: it is a task metric."""
 
-    def figure(self, proof: Proof) -> float:
+    def figure(self, cost: Cost) -> float:
         """That of a file."""
         if self.output is None:
-            assert proof.accuracy is not None
-            return proof.accuracy.metrics[self.name]
-        found = self._parity(proof)
+            return cost.metrics[self.name]
+        found = self._parity(cost)
         if self.higher_is_better:
             return found.top1_agreement or 0.0
         return max(10 ** (-found.sqnr_db / 20), found.typical_noise or 0.0)
 
-    def chance(self, proof: Proof, budget: Budget) -> float:
+    def chance(self, cost: Cost, budget: Budget) -> float:
         """Two standard errors of what is lost on these rows, in the unit of the budget.
 
         At most the budget itself: however few the rows are, no file that loses more than twice
         as much is taken. Nothing is known of figures that are no decisions: 0.
         """
-        flipped = proof.flipped.get(self.name, 0.0)
+        flipped = cost.flipped.get(self.name, 0.0)
         if self.output is not None and self.higher_is_better:
-            flipped = 1 - self.figure(proof)
-        error = accuracy.chance(flipped, proof.parity.rows)
+            flipped = 1 - self.figure(cost)
+        error = accuracy.chance(flipped, cost.rows)
         if budget.is_relative and self.baseline:
             error /= abs(self.baseline)
         return min(error, budget.allowed)
@@ -84,12 +83,12 @@ class Measure:
             loss = accuracy.drop(self.baseline, figure, higher_is_better=self.higher_is_better)
         return round(loss, 9)  # 1 - 0.99 is more than 0.01
 
-    def worst(self, proof: Proof, budget: Budget) -> Measure:
+    def worst(self, cost: Cost, budget: Budget) -> Measure:
         """The measure by which a file loses most: this one, where there is one."""
         return self
 
-    def _parity(self, proof: Proof) -> OutputParity:
-        return next(o for o in proof.parity.outputs if o.name == self.output)
+    def _parity(self, cost: Cost) -> OutputParity:
+        return next(o for o in cost.outputs if o.name == self.output)
 
 
 @dataclass(frozen=True)
@@ -102,26 +101,26 @@ class WorstOutput(Measure):
     parts: tuple[Measure, ...]
     budget: Budget
 
-    def figure(self, proof: Proof) -> float:
+    def figure(self, cost: Cost) -> float:
         """What the worst output loses."""
-        worst = self.worst(proof, self.budget)
-        return worst.lost(worst.figure(proof), self.budget)
+        worst = self.worst(cost, self.budget)
+        return worst.lost(worst.figure(cost), self.budget)
 
-    def chance(self, proof: Proof, budget: Budget) -> float:
+    def chance(self, cost: Cost, budget: Budget) -> float:
         """That of the worst output; 0 where chance does not explain what another one loses."""
         for part in self.parts:
-            lost = part.lost(part.figure(proof), budget)
-            if lost > budget.allowed + part.chance(proof, budget):
+            lost = part.lost(part.figure(cost), budget)
+            if lost > budget.allowed + part.chance(cost, budget):
                 return 0.0
-        return self.worst(proof, budget).chance(proof, budget)
+        return self.worst(cost, budget).chance(cost, budget)
 
     def lost(self, figure: float, budget: Budget) -> float:
         """The figure itself."""
         return figure
 
-    def worst(self, proof: Proof, budget: Budget) -> Measure:
+    def worst(self, cost: Cost, budget: Budget) -> Measure:
         """The measure of the output that loses most."""
-        return max(self.parts, key=lambda part: part.lost(part.figure(proof), budget))
+        return max(self.parts, key=lambda part: part.lost(part.figure(cost), budget))
 
 
 def measure_of(held: Evidence, budget: Budget) -> Measure:
@@ -144,6 +143,17 @@ def measure_of(held: Evidence, budget: Budget) -> Measure:
             hint=f"give it in percent: --max-drop {budget.text.removesuffix('pt')}%",
         )
     return found
+
+
+def judged(record: SearchRecord, cost: Cost, held: Evidence, budget: Budget) -> SearchRecord:
+    """`record` with what the chosen candidate lost on the test rows, and whether that holds."""
+    measure = measure_of(held, budget)
+    worst = measure.worst(cost, budget).name
+    if worst != measure.name:
+        record = replace(record, measure=f"{measure.name} ({worst})")
+    lost, chance = measure.lost(measure.figure(cost), budget), measure.chance(cost, budget)
+    holds = lost <= budget.allowed + chance
+    return replace(record, final=lost, chance=chance, holds=holds)
 
 
 def _measures(held: Evidence, figures: Mapping[str, float]) -> Iterator[Measure]:

@@ -10,15 +10,16 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from edgekit import accuracy
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
-from edgekit.errors import SourceError, WorkspaceError
+from edgekit.errors import WorkspaceError
 from edgekit.hashing import sha256
+from edgekit.manifest import SourceInfo, judged_by, reference_name
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.samples import (
     Samples,
@@ -29,33 +30,29 @@ from edgekit.samples import (
     write_npz,
     write_samples,
 )
+from edgekit.splits import SPLITS, Origin, plan_splits
 from edgekit.toolchain.client import Toolchain
 from edgekit.types import Code, Feed, Progress, Source
-from edgekit.workspace import SourceInfo, Workspace, reference_name
+from edgekit.workspace import Workspace
 
 ENOUGH_ROWS = 64
 SEED = 0
 LOADING_S = 300
 """A model that takes longer to load has a configuration that leads Keras in circles."""
 
-SPLITS = {"calibration": "calibration", "validation": "validation", "verification": "test"}
-"""The rows that calibrate, decide and judge, and what recipes call them."""
-
-Origin = Literal["recipe", "samples", "third", "synthetic", "nothing"]
-"""Where the rows of a split come from: "samples" are all of them, a "third" is its part of them."""
-
 
 @dataclass(frozen=True)
 class Evidence:
     """`inputs` are .npy files by input name, `reference` the Keras model's outputs for them.
 
-    `original` are those of the workspace's own model, where the reference is of one that was
-    trained on.
+    Where the reference is of a model that was trained on or pruned, `original` are the outputs of
+    the workspace's own model, and `judge` those by which the accuracy of a file is judged.
     """
 
     inputs: Mapping[str, str]
     reference: Feed
     original: Feed
+    judge: Feed
     targets: Feed
     rows: int
     origin: str
@@ -115,45 +112,7 @@ def suffix_of(path: Path) -> str:
     return ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
 
 
-def plan_splits(
-    there: Mapping[str, str], *, recipe: bool, samples: bool, hold_back: bool
-) -> dict[str, Origin]:
-    """Where the rows of each split are to come from; those that stay as they are are left out.
-
-    With a recipe, samples calibrate in the command that they are given to; all else is the
-    recipe's. Without one, the splits are always of one and the same samples: all of them calibrate
-    and all are compared on or, from the first command on that holds rows back, a third calibrates,
-    a third decides and a third judges. New samples start anew.
-
-    Args:
-        there: the splits of a workspace: "recipe", "samples" or "synthetic".
-        recipe: whether a recipe trained the model.
-        samples: whether new ones are given.
-        hold_back: whether rows must decide, and others judge, that nothing else has seen.
-
-    Raises:
-        SourceError: there is nothing to hold back.
-    """
-    if recipe:
-        wanted: dict[str, Origin] = {"calibration": "samples" if samples else "recipe"}
-        wanted |= {"validation": "recipe"} if hold_back else {}
-        wanted |= {"verification": "recipe"}
-        return {s: o for s, o in wanted.items() if o == "samples" or there.get(s) != o}
-    is_split = "validation" in there and not samples
-    has_samples = samples or there.get("calibration") == "samples"
-    if hold_back and not is_split:
-        if not has_samples:
-            raise SourceError(
-                "there are no rows that could be held back to decide and to judge",
-                hint="give --samples FILE.npz: a third of the rows decides, a third judges",
-            )
-        return dict.fromkeys(SPLITS, "third")
-    if samples:
-        return {"calibration": "samples", "validation": "nothing", "verification": "samples"}
-    return {} if "verification" in there else {"verification": "synthetic"}
-
-
-def check(workspace: Workspace | None, samples: Samples | None, *, hold_back: bool) -> None:
+def check(workspace: Workspace | None, samples: Samples | None, *, hold_back: bool | None) -> None:
     """Refuse what `prepare` would refuse, before anything is written.
 
     Raises:
@@ -170,11 +129,11 @@ def prepare(
     samples: Samples | None,
     progress: Progress,
     *,
-    hold_back: bool = False,
+    hold_back: bool | None = False,
 ) -> None:
     """See to it that the workspace has the rows of `plan_splits`, and the model's outputs for them.
 
-    All of it changes at once.
+    All of it changes at once. With `hold_back` None, samples are held back if there are any.
 
     Raises:
         SourceError: there are too few rows to hold some back.
@@ -193,9 +152,9 @@ def prepare(
             path = staging / reference_name(name)
             if name not in fresh and workspace.has_data(path.name):
                 continue
-            rows = fresh[name][0] if name in fresh else _kept(workspace, name)
+            rows = fresh[name][0] if name in fresh else rows_of(workspace, name)
             progress(f"running the Keras model on {rows.rows:,} {name} rows")
-            write_npz(path, _reference(workspace.source, toolchain, rows))
+            write_npz(path, run_model(workspace.source, toolchain, rows))
             staged[path.name] = path, rows.rows, "keras"
         dropped = {n for n, origin in plan.items() if origin == "nothing" and n in data}
         if staged:
@@ -229,36 +188,40 @@ def _gather(
 
 
 def _plan(
-    workspace: Workspace | None, samples: Samples | None, hold_back: bool
+    workspace: Workspace | None, samples: Samples | None, hold_back: bool | None
 ) -> dict[str, Origin]:
     there: dict[str, str] = {}
+    recipe = workspace is not None and workspace.manifest.recipe is not None
     if workspace is not None:
+        # Rows that a model was trained on must not judge it.
+        trained = workspace.manifest.variants.values()
+        if any("samples_sha256" in v.step.options for v in trained):
+            hold_back = True
         data = {name: info.origin for name, info in workspace.manifest.data.items()}
         # A lost file is made again; only samples cannot be.
         there = {n: o for n, o in data.items() if o == "samples" or workspace.has_data(n)}
-    return plan_splits(
-        there,
-        recipe=workspace is not None and workspace.manifest.recipe is not None,
-        samples=samples is not None,
-        hold_back=hold_back,
-    )
+    if hold_back is None:
+        has_samples = samples is not None or there.get("calibration") == "samples"
+        hold_back = has_samples and not recipe
+    return plan_splits(there, recipe=recipe, samples=samples is not None, hold_back=hold_back)
 
 
 def prepare_variant(
     workspace: Workspace, toolchain: Toolchain, variant: str, progress: Progress
 ) -> None:
-    """See to it that the outputs of a model that was trained on are there for all rows."""
-    source, _ = workspace.model_of(variant)
+    """See to it that the outputs of such a model, and of its judge, are there for all rows."""
     staged = {}
     with workspace.staging() as staging:
-        for name in ("verification", "validation"):
-            reference = reference_name(name, variant)
-            if not workspace.has_data(name) or workspace.has_data(reference):
-                continue
-            rows = _kept(workspace, name)
-            progress(f"running the {variant} model on {rows.rows:,} {name} rows")
-            write_npz(staging / reference, _reference(source, toolchain, rows))
-            staged[reference] = staging / reference, rows.rows, "keras"
+        for model in dict.fromkeys((judged_by(variant), variant)):
+            for name in ("verification", "validation"):
+                reference = reference_name(name, model)
+                if model is None or not workspace.has_data(name) or workspace.has_data(reference):
+                    continue
+                source, _ = workspace.model_of(model)
+                rows = rows_of(workspace, name)
+                progress(f"running the {model} model on {rows.rows:,} {name} rows")
+                write_npz(staging / reference, run_model(source, toolchain, rows))
+                staged[reference] = staging / reference, rows.rows, "keras"
         if staged:
             workspace.take_data(staged)
 
@@ -271,30 +234,38 @@ def opened(
 
     `rows` are "verification" or "validation"; `variant` is the model that they are held against.
     """
-    data = workspace.manifest.data
-    original = workspace.data_path(reference_name(rows))
-    reference = workspace.data_path(reference_name(rows, variant))
-    if original is None:
-        raise WorkspaceError(
-            f"{workspace.path} has no rows to compare with", hint="run edgekit export on it first"
-        )
-    if reference is None:
-        raise WorkspaceError(
-            f"{workspace.path} has other rows than when its model {variant!r} was trained",
-            hint=f"run edgekit quantize --method {variant} on it again",
-        )
-    samples = _kept(workspace, rows)
-    expected = read_npz(original)
+    samples = rows_of(workspace, rows)
+    models = {name: _outputs(workspace, rows, name) for name in {None, variant, judged_by(variant)}}
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         yield Evidence(
             inputs=save_arrays(samples.feed, folder),
-            reference=expected if variant is None else read_npz(reference),
-            original=expected,
+            reference=models[variant],
+            original=models[None],
+            judge=models[judged_by(variant)],
             targets=samples.targets,
             rows=samples.rows,
-            origin=data[rows].origin,
+            origin=workspace.manifest.data[rows].origin,
             recipe=recipe_of(workspace),
         )
+
+
+def _outputs(workspace: Workspace, rows: str, variant: str | None) -> Feed:
+    """What a Keras model of the workspace gives for these rows.
+
+    Raises:
+        WorkspaceError: they are not there, or not for the rows of today.
+    """
+    path = workspace.data_path(reference_name(rows, variant))
+    if path is None and variant is None:
+        raise WorkspaceError(
+            f"{workspace.path} has no rows to compare with", hint="run edgekit export on it first"
+        )
+    if path is None:
+        raise WorkspaceError(
+            f"{workspace.path} has other rows than when its model {variant!r} was made",
+            hint=f"run edgekit export {workspace.path} --variant {variant} on it again",
+        )
+    return read_npz(path)
 
 
 def weaknesses(workspace: Workspace, held: Evidence) -> tuple[str, ...]:
@@ -338,10 +309,11 @@ def recipe_of(workspace: Workspace) -> Recipe | None:
 
 def calibration(workspace: Workspace) -> Samples | None:
     """The rows to calibrate with, or None."""
-    return _kept(workspace, "calibration") if "calibration" in workspace.manifest.data else None
+    return rows_of(workspace, "calibration") if "calibration" in workspace.manifest.data else None
 
 
-def _kept(workspace: Workspace, name: str) -> Samples:
+def rows_of(workspace: Workspace, name: str) -> Samples:
+    """The "calibration", "validation" or "verification" rows."""
     path = workspace.data_path(name)
     assert path is not None
     return load_samples(path, workspace.manifest.source.signature)
@@ -383,7 +355,7 @@ def _synthesize(workspace: Workspace, toolchain: Toolchain) -> Samples:
         return Samples(_in_memory(paths))
 
 
-def _reference(source: Source, toolchain: Toolchain, rows: Samples) -> Feed:
+def run_model(source: Source, toolchain: Toolchain, rows: Samples) -> Feed:
     """The outputs of a Keras model itself."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         paths = toolchain.call(

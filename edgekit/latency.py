@@ -41,6 +41,8 @@ class Summary:
     """Median over processes: from opening the file to ready."""
     peak_memory_bytes: int | None
     """Largest over processes, runtime included."""
+    model_memory_bytes: float | None
+    """Median over processes: what each grew by loading the model and running it once."""
     samples: int
 
 
@@ -72,6 +74,7 @@ def measure(
 def summarize(record: LatencyRecord) -> Summary:
     """Percentiles over all samples of all processes."""
     samples = [s for t in record.timings for s in t.samples_ns]
+    grown = [t.model_memory_bytes for t in record.timings if t.model_memory_bytes is not None]
     peaks = [t.peak_memory_bytes for t in record.timings if t.peak_memory_bytes is not None]
     return Summary(
         artifact=record.artifact,
@@ -81,6 +84,7 @@ def summarize(record: LatencyRecord) -> Summary:
         spread=stats.relative_iqr(samples),
         load_ns=stats.median([t.load_ns for t in record.timings]),
         peak_memory_bytes=max(peaks, default=None),
+        model_memory_bytes=stats.median(grown) if grown else None,
         samples=len(samples),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +24,25 @@ from edgekit.types import (
 
 
 @dataclass(frozen=True)
+class Cost:
+    """How far outputs are from those of the workspace's own model, whatever they are made from."""
+
+    outputs: tuple[OutputParity, ...]
+    rows: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the task; none where the rows have no labels."""
+    flipped: Mapping[str, float] = field(default_factory=dict)
+    """Of each accuracy, the share of rows that the workspace's own model decides otherwise."""
+
+
+@dataclass(frozen=True)
 class Proof:
     """What was found; `parity.failures` says whether the file holds."""
 
     parity: ParityRecord
     accuracy: AccuracyRecord | None
-    flipped: Mapping[str, float] = field(default_factory=dict)
-    """Of each accuracy, the share of rows that the workspace's own model decides otherwise."""
+    cost: Cost | None
+    """None: the outputs are not such that they can be compared."""
 
     @property
     def records(self) -> tuple[ParityRecord | AccuracyRecord, ...]:
@@ -67,24 +79,15 @@ def prove(
         failures = _structure(path, precision, signature, keep_float)
         mismatches = parity.mismatches(evidence.reference, outputs)
         figures: list[OutputParity] = []
-        metrics: AccuracyRecord | None = None
-        flipped: Mapping[str, float] = {}
+        cost: Cost | None = None
         if not mismatches:
-            figures = parity.compare(
-                evidence.reference,
-                outputs,
-                classifier=evidence.classifier,
-                labelled=labelled(evidence),
-            )
+            figures = _compare(evidence.reference, outputs, evidence)
             is_own = evidence.reference is evidence.original
             model = "the Keras model" if is_own else "the model trained on"
             for figure in figures:
                 mismatches += parity.violations(figure, tolerance, model)
-            metrics = measure_accuracy(id, sha256, outputs, evidence)
-            if metrics is not None:
-                known = evidence.recipe, outputs, evidence.targets, evidence.original
-                flipped = accuracy.flipped(*known)
-                mismatches += _accuracy(metrics, flipped, evidence, tolerance)
+            cost = cost_of(outputs, evidence, figures if is_own else None)
+            mismatches += _accuracy(outputs, cost.metrics, evidence, tolerance)
         failures += mismatches
     record = ParityRecord(
         artifact=id,
@@ -97,15 +100,29 @@ def prove(
         runtime=result.runtime,
         machine=result.machine,
     )
-    return Proof(record, metrics, flipped)
+    metrics = None if cost is None else accuracy_record(id, sha256, cost, evidence)
+    return Proof(record, metrics, cost)
 
 
-def measure_accuracy(
-    id: str, sha256: str, outputs: Feed, evidence: Evidence
-) -> AccuracyRecord | None:
-    """The task metrics of `outputs`; None where the rows have no labels."""
-    metrics = accuracy.evaluate(evidence.recipe, outputs, evidence.targets, evidence.original)
+def cost_of(
+    outputs: Feed, evidence: Evidence, compared: Sequence[OutputParity] | None = None
+) -> Cost:
+    """What `outputs` lose; `compared` are they with the own model's, if that was done before."""
+    known = evidence.recipe, outputs, evidence.targets, evidence.original
+    if compared is None:
+        compared = _compare(evidence.original, outputs, evidence)
+    return Cost(
+        outputs=tuple(compared),
+        rows=evidence.rows,
+        metrics=accuracy.evaluate(*known),
+        flipped=accuracy.flipped(*known) if evidence.targets else {},
+    )
+
+
+def accuracy_record(id: str, sha256: str, cost: Cost, evidence: Evidence) -> AccuracyRecord | None:
+    """The task metrics as a workspace keeps them; None where the rows have no labels."""
     split = "test" if evidence.origin == "recipe" else evidence.origin
+    metrics = cost.metrics
     return AccuracyRecord(id, sha256, split, evidence.rows, metrics) if metrics else None
 
 
@@ -153,16 +170,20 @@ def _as_text(spec: TensorSpec) -> str:
     return f"{spec.native} ({shape}, {spec.dtype})"
 
 
-def _accuracy(
-    metrics: AccuracyRecord,
-    flipped: Mapping[str, float],
-    evidence: Evidence,
-    tolerance: Tolerance,
-) -> list[str]:
-    """What is lost against the workspace's own model, also by a file of one trained on."""
-    own = evidence.original
-    baseline = accuracy.evaluate(evidence.recipe, own, evidence.targets, own)
-    found = accuracy.violation(
-        evidence.recipe, baseline, metrics.metrics, flipped, evidence.rows, tolerance
+def _compare(reference: Feed, outputs: Feed, evidence: Evidence) -> list[OutputParity]:
+    return parity.compare(
+        reference, outputs, classifier=evidence.classifier, labelled=labelled(evidence)
     )
+
+
+def _accuracy(
+    outputs: Feed, metrics: Mapping[str, float], evidence: Evidence, tolerance: Tolerance
+) -> list[str]:
+    """What is lost against the model by which accuracy is judged, in words."""
+    if not metrics:
+        return []
+    recipe, targets, judge = evidence.recipe, evidence.targets, evidence.judge
+    baseline = accuracy.evaluate(recipe, judge, targets, evidence.original)
+    flipped = accuracy.flipped(recipe, outputs, targets, judge)
+    found = accuracy.violation(recipe, baseline, metrics, flipped, evidence.rows, tolerance)
     return [found] if found else []

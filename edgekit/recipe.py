@@ -10,10 +10,16 @@ A recipe defines, at module level:
     EPOCHS = 20
     LABELS = ("cat", "dog")                     optional: the names of the classes
 
-    build()                                     -> a compiled keras.Model
+    PRUNE = "structured:0.5"                    optional: what `edgekit run` prunes, or "sparse:0.8"
+
+    build()                                     -> a compiled keras.Model, or a tf.Module
     train(model, epochs=EPOCHS, callbacks=())   fits the model in place
     data(split)                                 -> (feed, targets), for each split of SPLITS
     evaluate(outputs, targets)                  -> {METRIC: figure, ...}, by NumPy alone
+
+A recipe may have alternatives: `build_small()` is that of `name:small`. FLOOR is of `build` alone.
+The `__call__` of a tf.Module is a tf.function with an input signature, and gives outputs by name.
+A model with classes of the recipe's own is loaded by `build`, too: it has all its weights then.
 
 `feed` holds arrays by input name, as the model takes them; `targets` and `outputs` by output
 name. All arrays of a split have the same number of rows. "calibration" is a few hundred rows of
@@ -30,6 +36,7 @@ import difflib
 import hashlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +47,7 @@ import numpy as np
 
 from edgekit import usercode
 from edgekit.errors import RecipeError
+from edgekit.usercode import bundled_recipes
 
 if TYPE_CHECKING:
     from edgekit.types import Feed
@@ -59,6 +67,7 @@ _CONSTANTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "FLOOR": ("a number", lambda v: isinstance(v, (int, float)) and math.isfinite(v)),
     "EPOCHS": ("a whole number above 0", lambda v: type(v) is int and v > 0),
     "LABELS": ("a tuple of strings, or left out", lambda v: v is None or _is_strings(v)),
+    "PRUNE": ('"structured:0.5", "sparse:0.8", or left out', lambda v: v is None or _is_amount(v)),
 }
 _CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # function: positional and keyword arguments it is called with
@@ -88,10 +97,24 @@ class Recipe:
     epochs: int
     labels: tuple[str, ...] | None
     module: ModuleType = field(repr=False)
+    alternative: str = ""
+    """The one of its models that is meant; "": the recipe's own."""
+    prune: tuple[str, float] | None = None
+    """The kind of pruning that `edgekit run` does, and how much."""
+
+    @property
+    def reference(self) -> str:
+        """The file and the alternative, as `load_recipe` takes them."""
+        return f"{self.path}:{self.alternative}" if self.alternative else str(self.path)
+
+    @property
+    def builder(self) -> str:
+        """The name of the function that builds the model."""
+        return f"build_{self.alternative}" if self.alternative else "build"
 
     def build(self) -> Any:
-        """A new compiled `keras.Model`."""
-        return self._call("build")
+        """A new compiled `keras.Model`, or a `tf.Module`."""
+        return self._call(self.builder)
 
     def train(self, model: Any, epochs: int | None = None, callbacks: Sequence[Any] = ()) -> None:
         """Fit `model` in place, for the recipe's own number of epochs unless told."""
@@ -137,24 +160,27 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with edgekit."""
-    return sorted(p.stem for p in _bundled().glob("*.py") if not p.name.startswith("_"))
+    return sorted(p.stem for p in bundled_recipes().glob("*.py") if not p.name.startswith("_"))
 
 
 def load_recipe(name_or_path: str | Path, *, sha256: str | None = None) -> Recipe:
     """Read a recipe: one that comes with edgekit, by name, or a file of the user's, by path.
 
-    With `sha256`, a file of another content is refused before any of it runs.
+    ":NAME" behind it is one of its alternatives. With `sha256`, a file of another content is
+    refused before any of it runs.
 
     Raises:
         RecipeError: there is none, it is another one than asked for, it cannot be run, or
             something is missing in it.
     """
-    name = str(name_or_path)
+    name, _, alternative = str(name_or_path).rpartition(":")
+    if not (name and alternative.isidentifier()):
+        name, alternative = str(name_or_path), ""
     if name in recipe_names():
-        return _load(_bundled() / f"{name}.py", sha256)
+        return _load(bundled_recipes() / f"{name}.py", alternative, sha256)
     path = Path(name).expanduser()
     if path.suffix == ".py" and path.is_file():
-        return _load(path.resolve(), sha256)
+        return _load(path.resolve(), alternative, sha256)
     close = difflib.get_close_matches(path.stem, recipe_names(), n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     raise RecipeError(
@@ -163,14 +189,7 @@ def load_recipe(name_or_path: str | Path, *, sha256: str | None = None) -> Recip
     )
 
 
-def _bundled() -> Path:
-    """`edgekit/recipes` of an installed wheel, or `recipes` at the top of a checkout."""
-    package = Path(__file__).parent
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parent / "recipes"
-
-
-def _load(path: Path, wanted: str | None) -> Recipe:
+def _load(path: Path, alternative: str, wanted: str | None) -> Recipe:
     source = path.read_bytes()
     digest = hashlib.sha256(source).hexdigest()
     if wanted not in (None, digest):
@@ -178,10 +197,17 @@ def _load(path: Path, wanted: str | None) -> Recipe:
             f"the recipe {path} was edited, or replaced by another version, after it was used",
             hint="train again into a new folder, or restore the recipe",
         )
-    module = usercode.run(source, path, RecipeError, LABELS=None)
+    module = usercode.run(source, path, RecipeError, LABELS=None, PRUNE=None)
     _check(module, path)
+    if alternative and not callable(getattr(module, f"build_{alternative}", None)):
+        known = [name.removeprefix("build_") for name in vars(module) if name.startswith("build_")]
+        raise RecipeError(
+            f"{path} has no alternative {alternative!r}",
+            hint=f"it has: {', '.join(known) or 'none: leave out what follows the colon'}",
+        )
+    kind, _, amount = (module.PRUNE or "").partition(":")
     return Recipe(
-        name=path.stem,
+        name=f"{path.stem}:{alternative}" if alternative else path.stem,
         path=path,
         sha256=digest,
         description=module.DESCRIPTION,
@@ -192,6 +218,8 @@ def _load(path: Path, wanted: str | None) -> Recipe:
         epochs=module.EPOCHS,
         labels=None if module.LABELS is None else tuple(module.LABELS),
         module=module,
+        alternative=alternative,
+        prune=(kind, float(amount)) if kind else None,
     )
 
 
@@ -219,6 +247,11 @@ def _check(module: ModuleType, path: Path) -> None:
 
 def _is_strings(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+
+
+def _is_amount(value: object) -> bool:
+    kind, _, amount = str(value).partition(":")
+    return kind in ("structured", "sparse") and bool(re.fullmatch(r"0?\.\d+", amount))
 
 
 def _is_feed(value: object) -> bool:

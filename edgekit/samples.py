@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,23 +50,24 @@ def load_samples(path: Path, signature: Signature) -> Samples:
 
 
 def thirds(samples: Samples) -> tuple[Samples, Samples, Samples]:
-    """The rows in three parts, by what is in them: their order in the file changes nothing.
+    """The rows in three parts of about the same size, by what is in them.
 
-    Rows of equal inputs stay in one part: else one part would tell about another.
+    Neither their order in the file nor other rows beside them change in which part a row is: what
+    was trained on stays apart from what judges, also where more samples are given later. Rows of
+    equal inputs are in one part.
 
     Raises:
-        SourceError: fewer than three rows are different.
+        SourceError: so few rows are different that a part has none.
     """
     inputs = _digests(samples.feed, samples.rows)
     labels = _digests(samples.targets, samples.rows)
-    order = sorted(range(samples.rows), key=lambda i: (inputs[i], labels[i]))
     parts: list[list[int]] = [[], [], []]
-    for _, equal in itertools.groupby(order, key=lambda i: inputs[i]):
-        min(parts, key=len).extend(equal)
+    for i in sorted(range(samples.rows), key=lambda i: (inputs[i], labels[i])):
+        parts[int.from_bytes(inputs[i]) % 3].append(i)
     if not all(parts):
         raise SourceError(
-            f"{samples.rows} rows, {len(set(inputs))} of them different, cannot calibrate, decide "
-            "and judge",
+            f"{samples.rows} rows, {len(set(inputs))} of them different, are too few to calibrate "
+            "with some, and to decide and judge by others",
             hint="give some hundred rows",
         )
     first, second, third = (_chosen(samples, part) for part in parts)

@@ -6,12 +6,25 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from edgekit import latency
-from edgekit.latency import Summary
+from edgekit.cells import (
+    KERAS,
+    NOT_VERIFIED,
+    counted,
+    duration,
+    metric_cell,
+    metric_name,
+    model_name,
+    new_table,
+    parity_cells,
+    size,
+    time_cells,
+    times,
+    where_cell,
+)
 from edgekit.recipe import Recipe
 from edgekit.types import (
     BASELINE,
@@ -19,26 +32,24 @@ from edgekit.types import (
     Artifact,
     Explanation,
     LatencyRecord,
-    OutputParity,
     ParityRecord,
     SearchRecord,
 )
 from edgekit.verbs.bench import BenchRow
+from edgekit.verbs.prune import Gain, PruneResult
 from edgekit.verbs.targets import TargetStatus
 from edgekit.workspace import Workspace
 
-NOT_VERIFIED = "not verified"
 MOST_LAYERS = 12
 LONGEST = 80
-KERAS = "Keras model"
 
 
 def artifacts(
     made: Sequence[Artifact], parity: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]
 ) -> Table:
     """What was exported, and the proof."""
-    metric = _metric_name(accuracy)
-    table = _table("artifact", "size", "max diff", "SQNR", "top-1", metric, "verified on")
+    metric = metric_name(accuracy)
+    table = new_table("artifact", "size", "max diff", "SQNR", "top-1", metric, "verified on")
     proofs = {p.artifact: p for p in parity}
     metrics = {a.artifact: a for a in accuracy}
     for artifact in made:
@@ -46,9 +57,9 @@ def artifacts(
         table.add_row(
             artifact.id,
             size(artifact.size_bytes),
-            *_parity_cells(proof),
-            _metric(metrics.get(artifact.id)),
-            NOT_VERIFIED if proof is None else _where(proof),
+            *parity_cells(proof),
+            metric_cell(metrics.get(artifact.id)),
+            NOT_VERIFIED if proof is None else where_cell(proof),
         )
     return table
 
@@ -60,32 +71,34 @@ def quantized(
     times: Sequence[LatencyRecord],
 ) -> Table:
     """What was quantized and what it costs, against the Keras model."""
-    metric = _metric_name(accuracy)
-    table = _table("artifact", "size", "SQNR", "top-1", metric, "p50", "verified on")
+    metric = metric_name(accuracy)
+    table = new_table("artifact", "size", "SQNR", "top-1", metric, "p50", "verified on")
     proofs = {p.artifact: p for p in parity}
     metrics = {a.artifact: a for a in accuracy}
     medians = {t.artifact: duration(latency.summarize(t).p50_ns) for t in times}
     baseline = metrics.get(BASELINE)
     if baseline is not None:
-        table.add_row(KERAS, "", "", "", _metric(baseline), "", "")
+        table.add_row(KERAS, "", "", "", metric_cell(baseline), "", "")
     for artifact in made:
         proof = proofs[artifact.id]
-        _, sqnr, top1 = _parity_cells(proof)
+        _, sqnr, top1 = parity_cells(proof)
         table.add_row(
             artifact.id,
             size(artifact.size_bytes),
             sqnr,
             top1,
-            _metric(metrics.get(artifact.id), baseline),
+            metric_cell(metrics.get(artifact.id), baseline),
             medians.get(artifact.id, ""),
-            _where(proof),
+            where_cell(proof),
         )
     return table
 
 
 def search(record: SearchRecord) -> Table:
     """What a search tried, in its order."""
-    table = _table("", record.format, "size", record.measure, "lost", "p50", "", left=(1, 6))
+    # Of a Keras file of floats the size says nothing.
+    weight = "gzip" if record.format == "keras" else "size"
+    table = new_table("", record.format, weight, record.measure, "lost", "p50", "", left=(1, 6))
     for i, candidate in enumerate(record.candidates):
         state = "holds" if candidate.holds else "over the budget"
         if i == record.chosen:
@@ -119,10 +132,93 @@ def verdict(record: SearchRecord) -> str:
     return f"{record.format}: {label}, {state}: {lost}; {allowed}"
 
 
+def pruned_layers(result: PruneResult) -> Table:
+    """What was done to each layer."""
+    kind = (result.variant or "").rpartition("-")[2]
+    what = next(text for name, text in _COUNTED.items() if kind.startswith(name))
+    table = new_table("layer", f"{what} before", "after")
+    for layer in result.layers:
+        before, after = (
+            f"{value:.1%}" if kind.startswith("sparse") else f"{value:,}"
+            for value in (layer["before"], layer["after"])
+        )
+        table.add_row(escape(str(layer["name"])), before, after)
+    return table
+
+
+_COUNTED = {"structured": "channels", "sparse": "zeros", "cluster": "values"}
+
+
+def pruned(result: PruneResult) -> Table:
+    """The files of a pruned model beside those of the model before."""
+    metric = metric_name(result.accuracy) if result.accuracy else ""
+    heads = ("size", "gzip", "in memory", metric, "p50", "gzip ×", "speed ×")
+    table = new_table("artifact", *heads)
+    metrics = {a.artifact: a for a in result.accuracy}
+    baseline = metrics.get(BASELINE)
+    if baseline is not None:
+        table.add_row(KERAS, "", "", "", metric_cell(baseline), "", "", "")
+        own = next(a for n, a in metrics.items() if n.startswith(f"{result.variant}."))
+        table.add_row(
+            f"{KERAS}, {result.variant}", "", "", "", metric_cell(own, baseline), "", "", ""
+        )
+    shown: set[str] = set()
+    for gain in result.gains:
+        for row in (gain.before, gain):
+            if row is None or row.artifact in shown:
+                continue
+            shown.add(row.artifact)
+            table.add_row(
+                row.artifact,
+                size(row.size_bytes),
+                size(row.gzip_bytes),
+                "" if row.memory_bytes is None else size(row.memory_bytes),
+                metric_cell(metrics.get(row.artifact), baseline),
+                "" if row.p50_ns is None else duration(row.p50_ns),
+                "" if row.before is None else times(row.before.gzip_bytes / row.gzip_bytes),
+                times(row.speedup),
+            )
+    return table
+
+
+def pruning_cost(result: PruneResult) -> str:
+    """What the pruned Keras model is against the one before, where no label tells."""
+    texts = []
+    for output in result.outputs:
+        noise = f"signal-to-noise ratio {output.sqnr_db:.0f} dB"
+        agrees = output.top1_agreement
+        figure = noise if agrees is None else f"the same top class in {agrees:.1%} of the rows"
+        texts.append(f"{output.name}: {figure}")
+    return f"{result.variant} against the {KERAS}: {'; '.join(texts)}"
+
+
+def gained(gains: Sequence[Gain]) -> list[str]:
+    """What the files of a pruned model gain, or that they do not, and what would help."""
+    lines, others = [], []
+    for gain in gains:
+        if gain.before is None:
+            continue
+        if not (gain.is_smaller or gain.is_faster):
+            others.append(gain.artifact)
+            continue
+        smaller = f"{gain.before.size_bytes / gain.size_bytes:.1f}× smaller"
+        zipped = f"{gain.before.gzip_bytes / gain.gzip_bytes:.1f}× gzipped"
+        faster = f", {times(gain.speedup)} as fast" if gain.speedup else ""
+        lines.append(f"{gain.artifact}: {smaller} ({zipped}){faster}")
+    if others:
+        lines.append(
+            f"no smaller and no faster, but for gzip: {', '.join(others)}. "
+            "Zeros and repeated values are stored and multiplied like all others. "
+            "What helps: --structured (size and time), int8 (size and time), "
+            "and in tflite --sparse-encoding (size)"
+        )
+    return lines
+
+
 def explanation(found: Explanation) -> Table:
     """The layers of a file, the one that adds most error first."""
     heads = (found.artifact, "adds", "so far", "cause", "what was seen", "try")
-    table = _table(*heads, left=(3, 4, 5))
+    table = new_table(*heads, left=(3, 4, 5))
     for error in found.layers[:MOST_LAYERS]:
         table.add_row(
             escape(" + ".join(error.layers)),
@@ -141,23 +237,23 @@ def _short(text: str) -> str:
 
 def parity(records: Sequence[ParityRecord], accuracy: Sequence[AccuracyRecord]) -> Table:
     """What was verified, with the verdict."""
-    metric = _metric_name(accuracy)
-    table = _table("artifact", "verdict", "max diff", "SQNR", "top-1", metric, "verified on")
+    metric = metric_name(accuracy)
+    table = new_table("artifact", "verdict", "max diff", "SQNR", "top-1", metric, "verified on")
     metrics = {a.artifact: a for a in accuracy}
     for record in records:
         table.add_row(
             record.artifact,
             "[green]proved[/]" if record.passed else "[red]differs[/]",
-            *_parity_cells(record),
-            _metric(metrics.get(record.artifact)),
-            _where(record),
+            *parity_cells(record),
+            metric_cell(metrics.get(record.artifact)),
+            where_cell(record),
         )
     return table
 
 
 def latencies(rows: Sequence[BenchRow]) -> Table:
     """Times of one invocation."""
-    table = _table(
+    table = new_table(
         "artifact", "size", "p50", "p90", "p99", "spread", "load", "peak memory", "× Keras"
     )
     several = len({row.workspace for row in rows}) > 1
@@ -165,7 +261,7 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
         s = row.summary
         home = f"{row.workspace}: " if several and row.workspace else ""
         table.add_row(
-            home + _name(s.artifact),
+            home + model_name(s.artifact),
             size(row.size_bytes),
             duration(s.p50_ns),
             duration(s.p90_ns),
@@ -173,7 +269,7 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
             f"{s.spread:.0%}",
             duration(s.load_ns) if s.load_ns else "",
             size(s.peak_memory_bytes) if s.peak_memory_bytes is not None else "",
-            _times(row.speedup),
+            times(row.speedup),
         )
     return table
 
@@ -202,7 +298,7 @@ def _disturbances(records: Sequence[LatencyRecord]) -> list[str]:
     for record in records:
         for warning in record.warnings:
             kind = re.sub(r"\d+", "", warning)
-            kinds.setdefault(kind, []).append((warning, _name(record.artifact)))
+            kinds.setdefault(kind, []).append((warning, model_name(record.artifact)))
     lines = []
     for found in kinds.values():
         worst = max((w for w, _ in found), key=lambda w: [int(n) for n in re.findall(r"\d+", w)])
@@ -214,8 +310,8 @@ def _disturbances(records: Sequence[LatencyRecord]) -> list[str]:
 def summary(workspace: Workspace) -> Table:
     """Size, parity, accuracy and latency of every artifact, against the Keras model."""
     manifest = workspace.manifest
-    metric = _metric_name(manifest.accuracy)
-    table = _table("artifact", "size", "max diff", "top-1", metric, "p50", "p90", "× Keras")
+    metric = metric_name(manifest.accuracy)
+    table = new_table("artifact", "size", "max diff", "top-1", metric, "p50", "p90", "× Keras")
     proofs = {p.artifact: p for p in manifest.parity}
     metrics = {a.artifact: a for a in manifest.accuracy}
     times = {r.artifact: latency.summarize(r) for r in manifest.latency}
@@ -225,25 +321,25 @@ def summary(workspace: Workspace) -> Table:
         size(workspace.model.stat().st_size),
         "",
         "",
-        _metric(metrics.get(BASELINE)),
-        *_time_cells(keras, keras),
+        metric_cell(metrics.get(BASELINE)),
+        *time_cells(keras, keras),
     )
     for artifact in manifest.artifacts:
-        difference, _, top1 = _parity_cells(proofs.get(artifact.id))
+        difference, _, top1 = parity_cells(proofs.get(artifact.id))
         table.add_row(
             artifact.id,
             size(artifact.size_bytes),
             difference,
             top1,
-            _metric(metrics.get(artifact.id), metrics.get(BASELINE)),
-            *_time_cells(times.get(artifact.id), keras),
+            metric_cell(metrics.get(artifact.id), metrics.get(BASELINE)),
+            *time_cells(times.get(artifact.id), keras),
         )
     return table
 
 
 def recipes(known: Sequence[Recipe]) -> Table:
     """The bundled recipes."""
-    table = _table("recipe", "task", "floor on the test split", "what it trains", left=(1, 2, 3))
+    table = new_table("recipe", "task", "floor on the test split", "what it trains", left=(1, 2, 3))
     for recipe in known:
         sign = "≥" if recipe.higher_is_better else "≤"
         floor = f"{recipe.metric} {sign} {recipe.floor:g}"
@@ -253,7 +349,7 @@ def recipes(known: Sequence[Recipe]) -> Table:
 
 def targets(known: Sequence[TargetStatus]) -> Table:
     """Where models can run."""
-    table = _table("target", "machine", "format", "runtime", "state", left=(1, 2, 3, 4))
+    table = new_table("target", "machine", "format", "runtime", "state", left=(1, 2, 3, 4))
     for target in known:
         for i, runtime in enumerate(target.runtimes):
             state = runtime.version or f"[yellow]missing: {escape(str(runtime.missing))}[/]"
@@ -265,87 +361,3 @@ def targets(known: Sequence[TargetStatus]) -> Table:
                 state,
             )
     return table
-
-
-def size(count: float) -> str:
-    """Bytes in the largest unit (of 1000) that leaves a number above 1."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def duration(nanoseconds: float) -> str:
-    """Nanoseconds as µs, ms or s with three digits."""
-    for unit, factor in (("µs", 1e3), ("ms", 1e6), ("s", 1e9)):
-        value = nanoseconds / factor
-        if value < 1000 or unit == "s":
-            digits = 0 if value >= 100 else 1 if value >= 10 else 2
-            return f"{value:.{digits}f} {unit}"
-    raise AssertionError
-
-
-def counted(number: int, what: str, several: str | None = None) -> str:
-    """Number and noun: "1 row", "1,000 rows"."""
-    return f"{number:,} {what if number == 1 else several or what + 's'}"
-
-
-def _table(first: str, *others: str, left: Sequence[int] = ()) -> Table:
-    table = Table(box=box.MARKDOWN)
-    table.add_column(first, no_wrap=True)
-    for i, name in enumerate(others, 1):
-        is_left = i in left or name == "verified on"
-        table.add_column(name, justify="left" if is_left else "right", no_wrap=True)
-    return table
-
-
-def _name(id: str) -> str:
-    return KERAS if id == BASELINE else id
-
-
-def _parity_cells(record: ParityRecord | None) -> tuple[str, str, str]:
-    """Largest difference as a share of the output's scale, SQNR, top-1: of the worst output."""
-    if record is None:
-        return NOT_VERIFIED, "", ""
-    if not record.outputs:
-        return "–", "–", ""
-    worst: OutputParity = max(record.outputs, key=lambda o: o.max_rel)
-    agreements = [o.top1_agreement for o in record.outputs if o.top1_agreement is not None]
-    return (
-        f"{worst.max_rel:.1e}",
-        f"{min(o.sqnr_db for o in record.outputs):.0f} dB",
-        f"{min(agreements):.2%}" if agreements else "",
-    )
-
-
-def _metric_name(records: Sequence[AccuracyRecord]) -> str:
-    return next((next(iter(r.metrics)) for r in records), "metric")
-
-
-def _metric(record: AccuracyRecord | None, baseline: AccuracyRecord | None = None) -> str:
-    """The main metric, with the change against the Keras model."""
-    if record is None:
-        return ""
-    name, value = next(iter(record.metrics.items()))
-    if baseline is None:
-        return f"{value:.4f}"
-    return f"{value:.4f} ({value - baseline.metrics[name]:+.4f})"
-
-
-def _where(record: ParityRecord) -> str:
-    kind = {"recipe": "test row", "samples": "sample row", "synthetic": "random row"}[record.data]
-    return f"{record.runtime.name} on {record.runtime.backend}, {counted(record.rows, kind)}"
-
-
-def _time_cells(own: Summary | None, keras: Summary | None) -> tuple[str, str, str]:
-    if own is None:
-        return "", "", ""
-    speedup = keras.p50_ns / own.p50_ns if keras else None
-    return duration(own.p50_ns), duration(own.p90_ns), _times(speedup)
-
-
-def _times(speedup: float | None) -> str:
-    if speedup is None:
-        return ""
-    return f"{speedup:.0f}×" if speedup >= 10 else f"{speedup:.1f}×"

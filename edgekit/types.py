@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.protocol import (
@@ -103,6 +103,13 @@ class Source:
     until_layer: str | None = None
     """The last layer of that part; None: until the model's outputs."""
 
+    def of_itself(self, path: str) -> Source:
+        """A file that holds such a model whole, which no builder builds; its module has classes."""
+        objects = self.custom_objects
+        if self.builder is not None and objects is None:
+            objects = replace(self.builder, name=self.builder.name.rpartition(":")[0])
+        return replace(self, path=path, builder=None, custom_objects=objects)
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -118,6 +125,9 @@ class Quantization:
     """Whether the mean error of each channel is taken off its bias, which costs nothing."""
     equalize: bool = False
     """Whether the ranges of channels are evened out between layers, which changes no output."""
+    clustered: bool = False
+    """Whether weights that share a few values become few integers, which gzip makes small: their
+    scales are then coarser than each channel's own would be."""
     backend: str = "converter"
     """What quantizes TFLite: one of BACKENDS."""
 

@@ -11,6 +11,16 @@ from types import ModuleType
 
 from edgekit.errors import EdgekitError
 
+BUNDLED = "edgekit.recipes."
+"""Before the names of modules that are recipes of edgekit's own, wherever it is installed."""
+
+
+def bundled_recipes() -> Path:
+    """`edgekit/recipes` of an installed wheel, or `recipes` at the top of a checkout."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
 
 def run(source: bytes, path: Path, error: type[EdgekitError], **names: object) -> ModuleType:
     """Run exactly the bytes `source` of the file `path`; no .pyc is written beside it.
@@ -35,6 +45,8 @@ def find(name: str, error: type[EdgekitError]) -> Path:
 
     Modules are also looked for in the working directory.
     """
+    if name.startswith(BUNDLED):
+        name = str(bundled_recipes() / f"{name.removeprefix(BUNDLED)}.py")
     path = Path(name).expanduser()
     if path.suffix == ".py":
         if not path.is_file():
@@ -69,7 +81,7 @@ def load(name: str, sha256: str | None, error: type[EdgekitError]) -> tuple[Modu
             f"{path} was edited after it was used for this workspace",
             hint="export into a new folder, or restore the file",
         )
-    if not name.endswith(".py"):
+    if not name.endswith(".py") and not name.startswith(BUNDLED):
         with errors_of(path, error):
             return importlib.import_module(name), digest
     if str(path.parent) not in sys.path:

@@ -5,117 +5,46 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.protocol import DecodeError, decode, encode
 from edgekit.errors import WorkspaceError
 from edgekit.hashing import sha256
 from edgekit.locking import lock
+from edgekit.manifest import (
+    MANIFEST,
+    SCHEMA,
+    DataInfo,
+    Manifest,
+    SourceInfo,
+    VariantInfo,
+    read_manifest,
+    reference_name,
+    write_manifest,
+)
 from edgekit.types import (
     BASELINE,
     AccuracyRecord,
     Artifact,
-    Code,
     LatencyRecord,
     ParityRecord,
     Progress,
     SearchRecord,
-    Signature,
     Source,
     Step,
 )
 
 Record = ParityRecord | AccuracyRecord | LatencyRecord | SearchRecord
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 PREPROCESSING = "preprocessing.json"
 LOCK = ".lock"
+TRAINING = ".training"
+"""A folder in which a training lies, before the workspace is made of it."""
 AGAIN = "export again to make it"
-
-
-@dataclass(frozen=True)
-class SourceInfo:
-    """The Keras model, as it lies in the workspace, and how it is loaded."""
-
-    path: str
-    sha256: str
-    name: str
-    family: str
-    """The loader and its version: "keras 3.15.1", "tf-keras 2.21.0" or "saved-model 2.21.0"."""
-    parameters: int
-    signature: Signature
-    """What the artifacts take and give."""
-    custom_objects: Code | None = None
-    builder: Code | None = None
-    from_layer: str | None = None
-    until_layer: str | None = None
-    raw_signature: Signature | None = None
-    """What the preprocessing that was split off takes, and what it makes of that."""
-    notes: tuple[str, ...] = ()
-    """What was done to the model before it was converted."""
-
-    @property
-    def rows_signature(self) -> Signature:
-        """What the user's rows are: raw, where preprocessing was split off."""
-        raw = self.raw_signature
-        return self.signature if raw is None else replace(self.signature, inputs=raw.inputs)
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What a workspace is of: the same file, loaded in the same way."""
-        return (
-            self.sha256,
-            self.custom_objects,
-            self.builder,
-            self.from_layer,
-            self.until_layer,
-        )
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """One .npz file of rows; `origin` is "recipe", "samples", "synthetic" or "keras"."""
-
-    path: str
-    sha256: str
-    rows: int
-    origin: str
-
-
-@dataclass(frozen=True)
-class VariantInfo:
-    """A Keras model that was trained on from the workspace's own, and how."""
-
-    path: str
-    sha256: str
-    step: Step
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All that a workspace knows; the content of manifest.json."""
-
-    schema: int
-    source: SourceInfo
-    recipe: Code | None = None
-    """The recipe that trained the model: a bundled name or a path."""
-    data: Mapping[str, DataInfo] = field(default_factory=dict)
-    """"calibration", "verification" and, where rows are held back, "validation" rows, and the Keras
-    models' outputs for them: see `reference_name`. Samples are of one file at a time."""
-    variants: Mapping[str, VariantInfo] = field(default_factory=dict)
-    """Models that were trained on: "qat"."""
-    artifacts: tuple[Artifact, ...] = ()
-    parity: tuple[ParityRecord, ...] = ()
-    accuracy: tuple[AccuracyRecord, ...] = ()
-    latency: tuple[LatencyRecord, ...] = ()
-    searches: tuple[SearchRecord, ...] = ()
 
 
 class Workspace:
@@ -132,27 +61,7 @@ class Workspace:
         Raises:
             WorkspaceError: there is none, or its manifest cannot be read.
         """
-        file = path / MANIFEST
-        try:
-            data = json.loads(file.read_bytes())
-        except OSError as e:
-            raise WorkspaceError(
-                f"{path} is not a workspace: it has no {MANIFEST}",
-                hint="make one with: edgekit export MODEL.keras -o FOLDER",
-            ) from e
-        except ValueError as e:
-            raise WorkspaceError(f"{file} is not JSON: {e}") from e
-        schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA:
-            raise WorkspaceError(
-                f"{file} has the schema {schema!r}; this edgekit reads {SCHEMA}",
-                hint="export again into a new folder",
-            )
-        try:
-            manifest = decode(Manifest, data, "manifest")
-        except DecodeError as e:
-            raise WorkspaceError(f"{file}: {e}", hint="export again into a new folder") from e
-        return cls(path, manifest)
+        return cls(path, read_manifest(path))
 
     @classmethod
     def create(
@@ -173,7 +82,7 @@ class Workspace:
                     hint="give another folder with -o, or remove this one",
                 )
             return existing
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(p.name != TRAINING for p in path.iterdir())):
             raise WorkspaceError(
                 f"{path} exists and is not a workspace", hint="give a new folder with -o"
             )
@@ -216,11 +125,18 @@ class Workspace:
             return self.source, self.manifest.source.sha256
         info = self.manifest.variants.get(variant)
         if info is None:
+            known = ", ".join(self.manifest.variants) or "none yet; edgekit prune makes some"
             raise WorkspaceError(
-                f"{self.path} has no model {variant!r} any more", hint="quantize it again"
+                f"{self.path} has no model variant {variant!r}", hint=f"it has: {known}"
             )
         path = self._file(info.path, info.sha256)
-        return replace(self.source, path=str(path)), info.sha256
+        return self.source_at(path, variant), info.sha256
+
+    def source_at(self, path: Path, variant: str) -> Source:
+        """A variant's file for the toolchain: loaded as the workspace's own model."""
+        # With fewer channels it is not what a builder builds.
+        is_cut = "structured" in variant
+        return self.source.of_itself(str(path)) if is_cut else replace(self.source, path=str(path))
 
     def artifact(self, id: str) -> Artifact:
         """The artifact of that id; WorkspaceError lists the ones that there are."""
@@ -250,19 +166,7 @@ class Workspace:
     def change(self, **changes: Any) -> None:
         """Replace fields of the manifest and write it, whole or not at all."""
         manifest = replace(self.manifest, **changes)
-        text = _one_line_lists(json.dumps(encode(manifest), indent=1, allow_nan=False)) + "\n"
-        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=".manifest-")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, self.path / MANIFEST)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        write_manifest(self.path, manifest)
         self.manifest = manifest
 
     @contextlib.contextmanager
@@ -317,11 +221,39 @@ class Workspace:
             (self.path / data[name].path).unlink(missing_ok=True)
 
     def take_variant(self, name: str, staged: Path, step: Step) -> None:
-        """Take over a staged Keras model; the references of an earlier one are dropped."""
+        """Take over a staged Keras model; what an earlier one led to is dropped."""
         info = VariantInfo(staged.name, sha256(staged), step)
+        before = self.manifest.variants.get(name)
+        if before is not None and before.sha256 != info.sha256:
+            self._drop_variant(name)
         os.replace(staged, self.path / info.path)
-        data = {n: d for n, d in self.manifest.data.items() if not n.startswith(f"{name}-")}
-        self.change(variants={**self.manifest.variants, name: info}, data=data)
+        self.change(variants={**self.manifest.variants, name: info})
+
+    def _drop_variant(self, name: str) -> None:
+        """Forget a model, those that were made from it, their artifacts and outputs."""
+        gone = {v for v in self.manifest.variants if f"{v}-".startswith(f"{name}-")}
+        artifacts = {a.id: a for a in self.manifest.artifacts if a.model in gone}
+        data = {
+            n: d
+            for n, d in self.manifest.data.items()
+            if any(n.startswith(f"{v}-") and n.endswith("reference") for v in gone)
+        }
+        paths = [
+            *(self.manifest.variants[v].path for v in gone),
+            *(a.path for a in artifacts.values()),
+            *(d.path for d in data.values()),
+        ]
+        changes: dict[str, Any] = {
+            "variants": {n: v for n, v in self.manifest.variants.items() if n not in gone},
+            "artifacts": tuple(a for a in self.manifest.artifacts if a.id not in artifacts),
+            "data": {n: d for n, d in self.manifest.data.items() if n not in data},
+        }
+        for kind in _KINDS.values():
+            records = getattr(self.manifest, kind)
+            changes[kind] = tuple(r for r in records if _subject(r) not in artifacts)
+        self.change(**changes)
+        for path in paths:
+            _remove(self.path / path)
 
     def publish(self, artifact: Artifact, staged: Path, *records: Record) -> None:
         """Take over a staged artifact with its records; those of an earlier one are dropped."""
@@ -376,10 +308,11 @@ class Workspace:
         return path
 
 
-def reference_name(rows: str, variant: str | None = None) -> str:
-    """The data with a Keras model's outputs for `rows`, which is a name of data, too."""
-    first = "" if rows == "verification" else f"{rows}-"
-    return f"{first}reference" if variant is None else f"{variant}-{first}reference"
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 _KINDS: dict[type, str] = {
@@ -404,15 +337,6 @@ def _conditions(record: Any) -> tuple[Any, ...]:
     if isinstance(record, SearchRecord):
         return record.format, record.method
     return record.artifact, record.runtime.name, record.machine.arch
-
-
-def _one_line_lists(text: str) -> str:
-    """Indented JSON with lists of numbers (shapes, raw samples) on one line each."""
-    return re.sub(
-        r"\[[\s\d.,eE+-]*(?:null[\s\d.,eE+-]*)*\]",
-        lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"),
-        text,
-    )
 
 
 _FORMAT_ORDER = {"tflite": 0, "onnx": 1, "tfjs": 2}

@@ -14,13 +14,14 @@ from . import machine
 from .arrays import load_arrays, save_arrays
 from .protocol import Job, JobResult, decode, encode
 from .rows import run_rows, time_first_row
-from .runners import open_runner
+from .runners import load_runtime, open_runner
 
 
 def execute(job: Job) -> JobResult:
     """Carry out `job` in this process."""
     feed = load_arrays(job.inputs)
-    before = machine.resident_bytes()
+    load_runtime(job.format)
+    before = machine.allocated_bytes()
     start = time.perf_counter_ns()
     runner = open_runner(job.format, job.artifact, job.signature, job.threads)
     load_ns = time.perf_counter_ns() - start

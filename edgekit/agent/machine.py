@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -47,9 +48,24 @@ def _memory_bytes() -> int:
         return 0
 
 
-def resident_bytes() -> int | None:
-    """Resident memory of this process now; None where the system does not tell."""
-    return _status_bytes("VmRSS")
+def allocated_bytes() -> int | None:
+    """Memory that this process has written to; None where the system does not tell.
+
+    Code that it runs and files that it reads are not in it.
+    """
+    return _kilobytes("Anonymous", _read("/proc/self/smaps_rollup"))
+
+
+def mapped_bytes(path: str) -> int:
+    """How much of the file `path` is in this process's memory without having been copied."""
+    real, size, inside = os.path.realpath(path), 0, False
+    with contextlib.suppress(OSError), Path("/proc/self/smaps").open(errors="replace") as mappings:
+        for line in mappings:
+            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                inside = line.rstrip("\n").endswith(f" {real}")
+            elif inside and line.startswith("Rss:"):
+                size += int(line.split()[1]) * 1024
+    return size
 
 
 def peak_resident_bytes() -> int | None:
@@ -57,11 +73,12 @@ def peak_resident_bytes() -> int | None:
 
     Not ru_maxrss: on Linux that one survives exec and so counts the parent's memory too.
     """
-    return _status_bytes("VmHWM")
+    return _kilobytes("VmHWM", _read("/proc/self/status"))
 
 
-def _status_bytes(field: str) -> int | None:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _read("/proc/self/status") or "", re.MULTILINE)
+def _kilobytes(field: str, text: str | None) -> int | None:
+    """The line "field: 123 kB" in bytes."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", text or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 

@@ -100,7 +100,8 @@ class Timing:
     peak_memory_bytes: int | None = None
     """Largest resident size of the process, runtime included."""
     model_memory_bytes: int | None = None
-    """Growth of the resident size by loading the model and running it once."""
+    """Memory that it took to load the model and run it once, its file included as far as that is
+    mapped, the code of the runtime not; None where it cannot be told."""
     busy_fraction: float | None = None
     """Share of the machine's CPU time that other processes used meanwhile."""
 
@@ -148,7 +149,11 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return data
     if origin is tuple:
         _expect(data, list, where)
-        return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(data))
+        kinds = [args[0]] * len(data) if args[-1] is ... else args
+        if len(kinds) != len(data):
+            raise DecodeError(f"{where}: expected {len(kinds)} items, found {len(data)}")
+        found = enumerate(zip(kinds, data, strict=True))
+        return tuple(_decode(each, v, f"{where}[{i}]") for i, (each, v) in found)
     if origin is not None and issubclass(origin, Mapping):
         _expect(data, dict, where)
         return {k: _decode(args[1], v, f"{where}.{k}") for k, v in data.items()}

@@ -51,11 +51,14 @@ def pad(value: np.ndarray, batch: int | None) -> np.ndarray:
 def time_first_row(
     runner: Runner, job: Job, feed: Mapping[str, np.ndarray], load_ns: int, before: int | None
 ) -> Timing:
-    """Time `runner` on the first row of `feed` (repeated where the batch is fixed above 1)."""
+    """Time `runner` on the first row of `feed` (repeated where the batch is fixed above 1).
+
+    `before` are the allocated bytes before the model was loaded; None: not known.
+    """
     batch = job.signature.inputs[0].shape[0] or 1
     runner.bind({name: np.repeat(value[:1], batch, 0) for name, value in feed.items()})
     runner.invoke()
-    after = machine.resident_bytes()
+    memory = _taken(job.artifact, before)
     busy = machine.BusyMeter()
     measured = measure(runner.invoke, job.seconds)
     return Timing(
@@ -65,10 +68,14 @@ def time_first_row(
         stable=measured.stable,
         load_ns=load_ns,
         peak_memory_bytes=machine.peak_resident_bytes(),
-        model_memory_bytes=_growth(before, after),
+        model_memory_bytes=memory,
         busy_fraction=busy.read(),
     )
 
 
-def _growth(before: int | None, after: int | None) -> int | None:
-    return None if before is None or after is None else max(0, after - before)
+def _taken(path: str, before: int | None) -> int | None:
+    """What the model takes now: its file, as far as it is mapped, and what was allocated for it."""
+    after = machine.allocated_bytes()
+    if before is None or after is None:
+        return None
+    return max(0, after - before) + machine.mapped_bytes(path)

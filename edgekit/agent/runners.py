@@ -13,6 +13,13 @@ import numpy as np
 
 from .protocol import Runtime, Signature, TensorSpec
 
+IDENTITY = bytes.fromhex(
+    "08073a370a100a017812017922084964656e746974791201675a0f0a0178120a"
+    "0a08080112040a020801620f0a0179120a0a08080112040a02080142040a0010"
+    "0d"
+)
+"""An ONNX file of one Identity node: the first session in a process takes memory for all."""
+
 
 class Runner(Protocol):
     """A loaded model."""
@@ -34,6 +41,16 @@ def open_runner(form: str, path: str, signature: Signature, threads: int) -> Run
     if form == "onnx":
         return OnnxRunner(path, signature, threads)
     raise ValueError(f"this agent runs tflite and onnx, not {form!r}")
+
+
+def load_runtime(form: str) -> None:
+    """Load the runtime for files of format `form` itself, so that its memory is not a model's."""
+    if form == "tflite":
+        import ai_edge_litert.interpreter  # noqa: F401
+    elif form == "onnx":
+        import onnxruntime
+
+        onnxruntime.InferenceSession(IDENTITY, providers=["CPUExecutionProvider"])
 
 
 class TfliteRunner:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 )
 @options.samples_option
 @options.output_option("The workspace folder  [default: <model>-edgekit].")
-@options.conversion_options
+@options.variant_option
+@options.batch_option
+@options.opset_option
+@options.int8_io_option
 @click.option(
     "--allow-unverified", is_flag=True, help="Also publish what no runtime here can load."
 )
@@ -45,6 +48,7 @@ def export(
     precision: tuple[str, ...],
     samples: Path | None,
     output: Path | None,
+    variant: str | None,
     batch: int | None,
     opset: int,
     int8_io: bool,
@@ -72,6 +76,7 @@ def export(
                 precision=precision,
                 samples=samples,
                 output=output,
+                variant=variant,
                 batch=batch,
                 opset=opset,
                 int8_io=int8_io,

@@ -10,7 +10,17 @@ import click
 
 from edgekit import __version__
 
-COMMANDS = ("train", "export", "quantize", "verify", "bench", "inspect", "targets", "demo")
+COMMANDS = (
+    "train",
+    "export",
+    "prune",
+    "quantize",
+    "verify",
+    "bench",
+    "inspect",
+    "targets",
+    "demo",
+)
 """In the order of the work; each is `edgekit.cli.<name>`, imported when it is asked for."""
 
 

@@ -41,23 +41,24 @@ def samples_option(command: F) -> F:
     )(command)
 
 
-def conversion_options(command: F) -> F:
-    """How a file takes its rows, and which ONNX it is."""
-    for option in (
-        click.option(
-            "--int8-io", is_flag=True, help="int8 tflite takes and gives int8, not float32."
-        ),
-        click.option(
-            "--opset", type=click.IntRange(13, 18), default=17, show_default=True, help="Of ONNX."
-        ),
-        click.option(
-            "--batch",
-            type=click.IntRange(min=1),
-            help="Rows per call  [default: 1 in tflite, any number in onnx and tfjs].",
-        ),
-    ):
-        command = option(command)
-    return command
+def batch_option(command: F) -> F:
+    return click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        help="Rows per call  [default: 1 in tflite, any number in onnx and tfjs].",
+    )(command)
+
+
+def opset_option(command: F) -> F:
+    return click.option(
+        "--opset", type=click.IntRange(13, 18), default=17, show_default=True, help="Of ONNX."
+    )(command)
+
+
+def int8_io_option(command: F) -> F:
+    return click.option(
+        "--int8-io", is_flag=True, help="int8 tflite takes and gives int8, not float32."
+    )(command)
 
 
 def loading_options(command: F) -> F:
@@ -88,6 +89,12 @@ def loading_options(command: F) -> F:
 
 def output_option(help: str) -> Callable[[F], F]:
     return click.option("-o", "--output", type=PATH, metavar="WORKSPACE", help=help)
+
+
+def variant_option(command: F) -> F:
+    return click.option(
+        "--variant", metavar="NAME", help="A pruned model of the workspace, such as sparse80."
+    )(command)
 
 
 def target_option(command: F) -> F:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 )
 @options.samples_option
 @options.output_option("The workspace folder  [default: <model>-edgekit].")
+@options.variant_option
 @click.option(
     "--max-drop",
     metavar="1%|0.5pt",
@@ -74,7 +75,9 @@ if TYPE_CHECKING:
 @click.option(
     "--explain", is_flag=True, help="Publish nothing; rank the layers by the error they add."
 )
-@options.conversion_options
+@options.batch_option
+@options.opset_option
+@options.int8_io_option
 @options.loading_options
 @options.json_option
 @options.reports_errors
@@ -84,6 +87,7 @@ def quantize(
     precision: tuple[str, ...],
     samples: Path | None,
     output: Path | None,
+    variant: str | None,
     max_drop: str | None,
     method: str,
     epochs: int | None,
@@ -108,7 +112,8 @@ def quantize(
     are shown. With --max-drop, the smallest file that loses no more is looked for on validation
     rows and judged on test rows; where nothing holds, the exit code is 3.
     """
-    from edgekit.verbs.quantize import BudgetExceeded, QuantizeFailed
+    from edgekit.verbs.outcome import BudgetExceeded
+    from edgekit.verbs.quantize import QuantizeFailed
     from edgekit.verbs.quantize import quantize as run
 
     try:
@@ -119,6 +124,7 @@ def quantize(
                 precision=precision,
                 samples=samples,
                 output=output,
+                variant=variant,
                 max_drop=max_drop,
                 method=method,
                 epochs=epochs,

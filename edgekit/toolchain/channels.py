@@ -206,7 +206,7 @@ def _given(call: LayerCall, shapes: Shapes) -> tuple[Weight, ...]:
     elif kind in SEPARABLE:
         kernel = layer.pointwise_kernel, 1
     elif kind in DEPTHWISE:
-        kernel = _depthwise_kernel(layer), 1
+        kernel = depthwise_kernel(layer), 1
     elif kind in (*CONVOLUTIONS, "Dense"):
         kernel = layer.kernel, 1
     else:
@@ -222,7 +222,7 @@ def _taken(call: LayerCall) -> tuple[Weight, ...]:
     if kind in TRANSPOSED:
         return _weights((layer.kernel, 1))
     if kind in (*DEPTHWISE, *SEPARABLE):
-        kernel = _depthwise_kernel(layer)
+        kernel = depthwise_kernel(layer)
     elif kind == "Dense" or (kind in CONVOLUTIONS and layer.groups == 1):
         kernel = layer.kernel
     else:
@@ -243,7 +243,7 @@ def _dtype(variable: Any) -> str:
     return getattr(variable.dtype, "name", str(variable.dtype))
 
 
-def _depthwise_kernel(layer: Any) -> Any:
+def depthwise_kernel(layer: Any) -> Any:
     """Keras 3 calls it otherwise, but in separable convolutions."""
     return layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
 

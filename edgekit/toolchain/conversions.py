@@ -58,11 +58,18 @@ class Conversions:
         rows: Feed | None,
         int8_io: bool = False,
         flex: bool = False,
+        sparse_encoding: bool = False,
     ) -> Signature:
         """Write a TFLite file; `rows` calibrate an integer one."""
         if precision not in INTEGER or rows is None:
             with self._equalized(rows if quantization.equalize else None) as trace:
-                return tflite.convert(trace(batch), path, precision=precision, flex=flex)
+                return tflite.convert(
+                    trace(batch),
+                    path,
+                    precision=precision,
+                    flex=flex,
+                    sparse_encoding=sparse_encoding,
+                )
         source = self._for_tflite(batch, rows, quantization.equalize)
         keep: list[str] = []
         if quantization.keep_float:

@@ -19,6 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from edgekit.toolchain.kernels import output_axes
+
 LEVELS = 127
 """Steps of a weight on either side of 0."""
 
@@ -105,7 +107,7 @@ def _rounding(layer: Any) -> Callable[..., Any]:
         with contextlib.ExitStack() as stack:
             for owner in owners:
                 weights = {
-                    name: per_channel(tf.convert_to_tensor(value), _channels(owner, name))
+                    name: per_channel(tf.convert_to_tensor(value), output_axes(owner, name))
                     for name, value in _weights(owner).items()
                 }
                 stack.enter_context(_attributes(owner, weights))
@@ -192,16 +194,3 @@ def per_channel(weight: Any, channels: Iterable[int]) -> Any:
     scale = tf.reduce_max(tf.abs(weight), others, keepdims=True) / LEVELS
     steps = tf.round(tf.math.divide_no_nan(weight, scale))
     return weight + tf.stop_gradient(steps * scale - weight)
-
-
-def _channels(owner: Any, name: str) -> set[int]:
-    """The axes of a weight that count output channels; a table of vectors has one scale."""
-    kind = type(owner).__name__
-    if "embedding" in name:
-        return set()
-    if kind == "EinsumDense":
-        _, kernel, output = owner.equation.replace("->", ",").replace("...", "").split(",")
-        return {axis for axis, label in enumerate(kernel) if label in output}
-    if kind.startswith("Depthwise") or "depthwise" in name:
-        return {-2, -1}
-    return {-2} if kind.endswith("Transpose") else {-1}

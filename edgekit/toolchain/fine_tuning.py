@@ -27,16 +27,26 @@ from edgekit.toolchain.model import functional_of, of_keras
 from edgekit.toolchain.translation import arguments_of, keras_of, nested_inputs, outputs_of
 from edgekit.types import Feed, Progress
 
-RATE = 0.1
-"""The learning rate, as a share of that which the model was trained with."""
-
-SHARE_OF_EPOCHS = 0.25
-"""How long, as a share of a recipe's own number of epochs."""
-
-EPOCHS_ON_SAMPLES = 10
 BATCH = 32
 SOME_ROWS = 64
 """Rows that tell what kind of output it is."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a model is trained on, where nothing else is asked for.
+
+    The rate falls to 0 along half a cosine. Where a recipe lowers its own as its epochs go on, the
+    product falls faster.
+    """
+
+    rate: float = 0.1
+    """The learning rate at first, as a share of that which the model was trained with."""
+    hold: float = 0.0
+    """The share of the training before the rate falls."""
+    share_of_epochs: float = 0.25
+    """How long, as a share of a recipe's own number of epochs."""
+    epochs_on_samples: int = 10
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Lesson:
     compiled: Mapping[str, Any] = field(default_factory=dict)
     """`optimizer`, `loss` and `loss_weights` for samples, as Keras serializes them."""
     epochs: int | None = None
+    course: Course = Course()
     seed: int = 0
 
 
@@ -103,29 +114,32 @@ def completed(
     )
 
 
-def fine_tune(model: Any, lesson: Lesson, progress: Progress) -> None:
+def fine_tune(
+    model: Any, lesson: Lesson, progress: Progress, callbacks: Sequence[Any] = ()
+) -> None:
     """Train `model` (of either Keras) in place; the same again gives the same weights.
 
-    The optimizer is that of the recipe's build() or of `lesson.compiled`, at `RATE` of its
-    learning rate.
+    The optimizer is that of the recipe's build() or of `lesson.compiled`, and its learning rate
+    lower, as the course says. `callbacks` are called behind those of the recipe.
 
     Raises:
         RecipeError: the recipe cannot be run.
     """
-    keras = keras_of(model)
+    keras, course = keras_of(model), lesson.course
     _seed(model, lesson.seed)
     # A recipe puts callbacks behind its own, which may set the rate.
-    callbacks = [epoch_report(keras, progress), lower_rate(keras, RATE)]
+    lower = lower_rate(keras, course.rate, course.hold)
+    callbacks = [epoch_report(keras, progress), *callbacks, lower]
     if lesson.recipe is not None:
         recipe = load_recipe(lesson.recipe)
         model.compile(**recipe.build()._compile_config.config)
-        epochs = lesson.epochs or max(1, int(recipe.epochs * SHARE_OF_EPOCHS))
+        epochs = lesson.epochs or max(1, int(recipe.epochs * course.share_of_epochs))
         recipe.train(model, epochs=epochs, callbacks=callbacks)
         return
     model.compile(**_compile_arguments(keras, lesson.compiled))
     model.fit(
         _batches(model, load_arrays(lesson.inputs), load_arrays(lesson.targets), lesson.seed),
-        epochs=lesson.epochs or EPOCHS_ON_SAMPLES,
+        epochs=lesson.epochs or course.epochs_on_samples,
         callbacks=callbacks,
         shuffle=False,  # the batches are
         verbose=0,

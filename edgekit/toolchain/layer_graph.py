@@ -177,13 +177,19 @@ def _entered(call: Call) -> Any:
     if not _is_graph(call.layer):
         return None
     functional = functional_of(call.layer)
-    shapes = [tuple(t.shape[1:]) for t in call.inputs]
     # What is named or shaped otherwise, Keras sorts or reshapes first.
     is_same = bool(call.args) and (
         isinstance(call.args[0], Mapping) == isinstance(_taken(functional), Mapping)
-        and shapes == [tuple(t.shape[1:]) for t in functional.inputs]
+        and len(functional.inputs) == len(call.inputs)
+        and all(_fits(t, given) for t, given in zip(functional.inputs, call.inputs, strict=True))
     )
     return functional if is_same else None
+
+
+def _fits(symbol: Any, given: Any) -> bool:
+    """Whether a tensor is of a symbolic one's shape, which may leave dimensions open."""
+    own, other = tuple(symbol.shape[1:]), tuple(given.shape[1:])
+    return len(own) == len(other) and all(a in (None, b) for a, b in zip(own, other, strict=True))
 
 
 def _taken(functional: Any) -> Any:

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from edgekit.toolchain.calibration import Range, Ranges
 from edgekit.toolchain.onnx_file import reads_of
 from edgekit.toolchain.onnx_weights import channels_of, symmetric
+from edgekit.toolchain.shared_scales import shared_scales
 
 FOLLOWERS = ("Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Sigmoid")
 """Operators that onnxruntime runs faster on the integers that a convolution gives.
@@ -42,7 +43,14 @@ BIAS_LIMIT = 2.0**30
 """A bias in units of its scale stays below: int32 ends at 2^31, and the sums are added to it."""
 
 
-def insert_pairs(graph: Any, chosen: Collection[str], ranges: Ranges, precision: str) -> None:
+def insert_pairs(
+    graph: Any,
+    chosen: Collection[str],
+    ranges: Ranges,
+    precision: str,
+    *,
+    clustered: bool = False,
+) -> None:
     """Quantize nodes of a float graph, in place.
 
     A tensor that a chosen node gives as integers keeps its name and holds the dequantized values.
@@ -54,8 +62,9 @@ def insert_pairs(graph: Any, chosen: Collection[str], ranges: Ranges, precision:
             a constant table, and FOLLOWERS of which every input is given by chosen ones.
         ranges: of every activation that these read or give.
         precision: "int8" or "int16x8".
+        clustered: whether weights that share a few values become few integers.
     """
-    _Pairs(graph, ranges, precision).insert(_without_bounds(graph, set(chosen), ranges))
+    _Pairs(graph, ranges, precision, clustered).insert(_without_bounds(graph, set(chosen), ranges))
 
 
 def activations(node: Any) -> list[str]:
@@ -94,8 +103,8 @@ def _without_bounds(graph: Any, chosen: set[str], ranges: Ranges) -> set[str]:
 class _Pairs:
     """Writes a graph anew with pairs in it; equal scales and weights are written once."""
 
-    def __init__(self, graph: Any, ranges: Ranges, precision: str) -> None:
-        self._graph, self._ranges = graph, ranges
+    def __init__(self, graph: Any, ranges: Ranges, precision: str, clustered: bool) -> None:
+        self._graph, self._ranges, self._clustered = graph, ranges, clustered
         self._highest = HIGHEST[precision]
         self._dtype = np.uint8 if precision == "int8" else np.uint16
         # ONNX has pairs of 16 bits from opset 21 on; before, they are onnxruntime's own.
@@ -200,6 +209,9 @@ class _Pairs:
             channels = () if axis is None else (axis,)
             shape = [size if i in channels else 1 for i, size in enumerate(values.shape)]
             floor = np.broadcast_to(self._floors.get(name, 0.0), np.prod(shape)).reshape(shape)
+            if self._clustered and axis is not None:
+                rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+                floor = np.maximum(floor, shared_scales(rows).reshape(shape))
             integers, scales = symmetric(values, channels, floor)
             scales = scales.reshape(-1 if channels else ())
             inputs = [self._constant(integers), self._constant(scales)]

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.toolchain import tflite, tflite_bias, tflite_file, tflite_litert, tflite_quantize
+from edgekit.toolchain import (
+    tflite,
+    tflite_bias,
+    tflite_clusters,
+    tflite_file,
+    tflite_litert,
+    tflite_quantize,
+)
 from edgekit.toolchain.calibration import Range, calibrate
 from edgekit.toolchain.canonical import Canonical
 from edgekit.toolchain.taps import TfliteTaps
@@ -69,6 +76,8 @@ class Quantizable:
             int8_io=int8_io,
             keep=keep,
         )
+        if quantization.clustered:
+            content = tflite_clusters.share_scales(content, self.content)
         if quantization.correct_bias:
             content = tflite_bias.correct_bias(content, self.content, self.rows, self.signature)
         return content

@@ -18,12 +18,12 @@ from edgekit.agent.protocol import Job, JobResult, decode, encode
 from edgekit.agent.rows import pad, time_first_row
 from edgekit.errors import SourceError
 from edgekit.recipe import Split, load_recipe
-from edgekit.toolchain import reference, synthetic
+from edgekit.toolchain import reference, synthetic, tflite_sparse
 from edgekit.toolchain.conversions import INTEGER, Conversions
 from edgekit.toolchain.fine_tuning import Lesson
 from edgekit.toolchain.keras_runner import KerasRunner
-from edgekit.toolchain.source import load, load_keras
-from edgekit.types import Feed, Progress, Quantization, Source
+from edgekit.toolchain.source import load
+from edgekit.types import Feed, Progress, Pruning, Quantization, Source
 
 _TOOLS = {
     "tflite": ("tensorflow", "keras", "ai-edge-litert"),
@@ -72,12 +72,12 @@ class Session:
             self._source = decode(Source, source)
 
     def train(
-        self, *, recipe: str, epochs: int | None, path: str, progress: Progress
+        self, *, recipe: str, epochs: int | None, folder: str, progress: Progress
     ) -> dict[str, Any]:
-        """Train `recipe` and save the model as the .keras file `path`."""
+        """Train `recipe` and save the model in `folder`: see `training.train`."""
         from edgekit.toolchain import training  # Keras 3: the worker of Keras 2 must not have it
 
-        return {"parameters": training.train(load_recipe(recipe), epochs, Path(path), progress)}
+        return training.train(load_recipe(recipe), epochs, Path(folder), progress)
 
     def split(
         self, *, recipe: str, split: Split, folder: str, progress: Progress
@@ -163,12 +163,15 @@ class Session:
         quantization: Mapping[str, Any],
         calibration: Mapping[str, str] | None,
         unseen: Mapping[str, str] | None,
+        sparse_encoding: bool = False,
         progress: Progress,
     ) -> dict[str, Any]:
         """Write one format in one precision to `path`.
 
         Of ONNX, fp32 only: "made_from" is the float file that the light worker makes others from.
         """
+        if sparse_encoding:
+            tflite_sparse.check(form, precision)
         made = self._load(source)
         how, rows = decode(Quantization, quantization), self._read(calibration)
         made_from, keep = "", list[str]()
@@ -182,6 +185,7 @@ class Session:
                 rows=rows,
                 int8_io=int8_io,
                 flex=flex,
+                sparse_encoding=sparse_encoding,
             )
             if rows is not None and unseen is not None:
                 warnings = made.departures(rows, self._some(unseen), batch, how.equalize)
@@ -204,10 +208,12 @@ class Session:
             "tools": {name: version(name) for name in _TOOLS[form]},
         }
 
-    def train_quantized(
+    def make_variant(
         self,
         *,
         source: Mapping[str, Any],
+        pruning: Mapping[str, Any] | None,
+        keeps_zeros: bool,
         recipe: str | None,
         feed: Mapping[str, str] | None,
         targets: Mapping[str, str] | None,
@@ -215,18 +221,20 @@ class Session:
         path: str,
         progress: Progress,
     ) -> dict[str, Any]:
-        """Train a model on under fake quantization, and save it as it was with other weights."""
-        from edgekit.toolchain import qat
+        """Prune or cluster a model, or train it for 8 bits (no `pruning`), and save it to `path`.
 
-        wanted = decode(Source, source)
+        By the recipe, or on `feed`; without both, at once.
+        """
+        from edgekit.toolchain import variants
+
         lesson = Lesson(recipe, feed or {}, targets or {}, epochs=epochs)
-        done = qat.fine_tune_quantized(
-            # Fresh from the file: what was loaded to be converted has no dropout any more.
-            lambda: load_keras(wanted),
-            wanted,
-            lesson,
+        done = variants.make_variant(
+            decode(Source, source),
+            None if pruning is None else decode(Pruning, pruning),
+            lesson if recipe or feed else None,
             Path(path),
             progress,
+            keeps_zeros=keeps_zeros,
         )
         packages = {"tfmot": "tensorflow-model-optimization"}
         used = ["tensorflow", *(packages[n] for n in packages if done["engine"].startswith(n))]
@@ -261,9 +269,9 @@ class Session:
         """Time the Keras model itself as `job` asks."""
         made = self._load(source)
         wanted = decode(Job, job)
-        before = machine.resident_bytes()
         runner = KerasRunner(made.trace(wanted.signature.inputs[0].shape[0] or 1))
-        timing = time_first_row(runner, wanted, load_arrays(wanted.inputs), 0, before)
+        # The model was loaded before: what it takes cannot be told from the rest of TensorFlow.
+        timing = time_first_row(runner, wanted, load_arrays(wanted.inputs), 0, None)
         return encode(JobResult(runner.runtime, machine.describe(), timing=timing))
 
     def _load(self, source: Mapping[str, Any]) -> Conversions:

@@ -9,24 +9,33 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit.errors import ConversionError
-from edgekit.toolchain import tflite_file
+from edgekit.toolchain import tflite_file, tflite_sparse
 from edgekit.toolchain.canonical import Canonical
 from edgekit.toolchain.unsplit import without_splits
 from edgekit.types import Signature
 
 
-def convert(model: Canonical, path: Path, *, precision: str, flex: bool = False) -> Signature:
+def convert(
+    model: Canonical,
+    path: Path,
+    *,
+    precision: str,
+    flex: bool = False,
+    sparse_encoding: bool = False,
+) -> Signature:
     """Write `model` as a TFLite file of `precision` ("fp32", "fp16" or "dynamic").
 
     dynamic has int8 weights and computes in float. With `flex`, TensorFlow's own operations are
-    taken where TFLite has none.
+    taken where TFLite has none. With `sparse_encoding`, for fp32, weights that are mostly 0 are
+    stored by their places.
 
     Returns:
         The signature of the file: `native` is the name in its TFLite signature, and its inputs and
         outputs stand in the order of the Keras model.
 
     Raises:
-        ConversionError: an operation has no TFLite builtin, or the converter failed.
+        ConversionError: an operation has no TFLite builtin, the converter failed, or the sparse
+            encoding has no effect.
     """
     try:
         file = _converted(_converter(model, precision))
@@ -39,6 +48,8 @@ def convert(model: Canonical, path: Path, *, precision: str, flex: bool = False)
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
         file = _converted(converter)
+    if sparse_encoding:
+        tflite_sparse.encode(file)
     signature = tflite_file.order(file, model.signature)
     path.write_bytes(tflite_file.pack(file))
     return signature

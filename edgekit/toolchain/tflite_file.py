@@ -35,8 +35,17 @@ KINDS = {v: name for name, v in vars(schema.BuiltinOperator).items() if not name
 
 
 def unpack(content: bytes) -> Any:
-    """The file as a tree of the schema's objects (`ModelT`)."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    """The file as a tree of the schema's objects (`ModelT`), with all constants in it.
+
+    Some tools write large ones behind the tree, by their places in the file.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # 1 is written ahead of the place
+            end = buffer.offset + buffer.size
+            buffer.data = np.frombuffer(content, np.uint8)[buffer.offset : end].copy()
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def pack(model: Any) -> bytes:

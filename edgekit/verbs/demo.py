@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import WorkspaceError
+from edgekit.manifest import MANIFEST
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import Progress
 from edgekit.verbs.bench import BenchFailed, BenchResult, bench
 from edgekit.verbs.export import ExportResult, export
 from edgekit.verbs.train import TrainResult, train
-from edgekit.workspace import MANIFEST, Workspace
+from edgekit.workspace import Workspace
 
 RECIPE = "digits_mlp"
 

@@ -13,10 +13,11 @@ from edgekit import evidence
 from edgekit.agent.arrays import save_arrays
 from edgekit.agent.protocol import Signature, decode, encode
 from edgekit.hashing import sha256, size_bytes
+from edgekit.manifest import DataInfo
 from edgekit.toolchain.client import Toolchain
 from edgekit.types import Artifact, Explanation, Progress, Quantization, Source, Step
 from edgekit.verbs.export_request import needs_calibration
-from edgekit.workspace import DataInfo, Workspace
+from edgekit.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Drafter:
     source: Source
     parent: str
     """SHA-256 of the model."""
-    prefix: str
-    """Of the variant: "" or "qat-"."""
+    variant: str | None
+    """Of the workspace's models; None: its own."""
     toolchain: Toolchain
     quantizer: Toolchain | None
     calibration: Mapping[str, str] | None
@@ -60,8 +61,13 @@ class Drafter:
     """The verification rows, in the same way."""
     staging: Path
     options: Mapping[str, Any] = field(default_factory=dict)
-    """"batch", "opset" and "int8_io" of the conversion."""
+    """"batch", "opset", "int8_io" and "sparse_encoding" of the conversion."""
     flex: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """Of ids: "" or "sparse80-"."""
+        return "" if self.variant is None else f"{self.variant}-"
 
     def draft(
         self, form: str, precision: str, quantization: Quantization | None = None, name: str = ""
@@ -75,7 +81,7 @@ class Drafter:
         path = self.staging / f"{name}{id}"
         options = self._used_options(form, precision)
         calibrated = needs_calibration(form, precision)
-        quantization = quantization or Quantization()
+        quantization = self._of_variant(quantization)
         answer = self.toolchain.call(
             "convert",
             source=encode(self.source),
@@ -120,7 +126,7 @@ class Drafter:
             path=str(draft.path),
             signature=encode(draft.signature),
             precision=precision,
-            quantization=encode(quantization or Quantization()),
+            quantization=encode(self._of_variant(quantization)),
             keep=draft.keep,
             calibration=self.calibration if needs_calibration("onnx", precision) else None,
             unseen=self._unseen if needs_calibration("onnx", precision) else None,
@@ -142,13 +148,18 @@ class Drafter:
             source=encode(self.source),
             form=form,
             precision=precision,
-            quantization=encode(quantization),
+            quantization=encode(self._of_variant(quantization)),
             calibration=self.calibration,
             rows=self.rows,
             batch=self._used_options(form, precision)["batch"],
             opset=self.options.get("opset", 17),
         )
         return replace(decode(Explanation, answer), artifact=f"{self.prefix}{precision}.{form}")
+
+    def _of_variant(self, quantization: Quantization | None) -> Quantization:
+        """As the weights of this model are best stored."""
+        is_clustered = "cluster" in (self.variant or "")
+        return replace(quantization or Quantization(), clustered=is_clustered)
 
     @property
     def _calibrated_on(self) -> DataInfo:
@@ -167,6 +178,8 @@ class Drafter:
         used: dict[str, Any] = {"batch": self.options.get("batch") or default}
         if form == "onnx":
             used["opset"] = self.options.get("opset", 17)
+        if (form, precision) == ("tflite", "fp32") and self.options.get("sparse_encoding"):
+            used["sparse_encoding"] = True
         if form == "tflite" and precision == "int8":
             used["int8_io"] = self.options.get("int8_io", False)
         return used
@@ -209,7 +222,7 @@ def opened(
             workspace=workspace,
             source=source,
             parent=parent,
-            prefix="" if variant is None else f"{variant}-",
+            variant=variant,
             toolchain=toolchain,
             quantizer=quantizer,
             calibration=calibration,

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit import evidence
-from edgekit.errors import (
-    ConversionError,
-    Failure,
-)
+from edgekit.errors import Failure
 from edgekit.targets import open_target
 from edgekit.types import (
     FORMATS,
@@ -21,9 +18,10 @@ from edgekit.types import (
     ParityRecord,
     Progress,
 )
-from edgekit.verbs import drafts
+from edgekit.verbs import drafts, variants
 from edgekit.verbs.export_request import plan
 from edgekit.verbs.opening import opened_workspace
+from edgekit.verbs.outcome import Incomplete
 from edgekit.verbs.production import Production
 from edgekit.verbs.source import ModelSource
 
@@ -40,14 +38,8 @@ class ExportResult:
     warnings: tuple[str, ...] = ()
 
 
-class ExportFailed(ConversionError):
+class ExportFailed(Incomplete):
     """Some artifacts could not be made or did not hold; `result` has the others."""
-
-    def __init__(self, result: ExportResult) -> None:
-        first, *others = result.failures
-        also = f" (and {len(others)} more)" if others else ""
-        super().__init__(f"{first}{also}", hint=first.hint)
-        self.result = result
 
 
 def export(
@@ -57,6 +49,7 @@ def export(
     precision: str | Sequence[str] = ("fp32",),
     samples: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    variant: str | None = None,
     batch: int | None = None,
     opset: int = 17,
     int8_io: bool = False,
@@ -80,6 +73,7 @@ def export(
         samples: an .npz file of rows (arrays named after the inputs, or `x`; labels as `y`), to
             calibrate int8 with and, without a recipe, to compare on.
         output: the workspace; `<model name>-edgekit` beside you unless given.
+        variant: export this model of the workspace ("sparse80"), and not its own.
         batch: rows per call; unless given 1 in TFLite, any number in ONNX and TF.js, or what the
             model itself is fixed to.
         opset: of ONNX, 13 to 18.
@@ -114,10 +108,11 @@ def export(
                 samples=samples,
                 wanted=wanted,
                 loading=loading,
+                variant=variant,
                 progress=progress,
             )
         )
-        held = stack.enter_context(evidence.opened(workspace))
+        held = stack.enter_context(evidence.opened(workspace, variant=variant))
         target = open_target("local")
         stack.callback(target.close)
         drafter = stack.enter_context(
@@ -128,6 +123,7 @@ def export(
                 rows=held.inputs,
                 options={"batch": batch, "opset": opset, "int8_io": int8_io},
                 flex=allow_unverified,
+                variant=variant,
                 progress=progress,
             )
         )
@@ -141,6 +137,7 @@ def export(
             failures=tuple(failures),
             warnings=(
                 *workspace.manifest.source.notes,
+                *variants.notes(workspace, variant),
                 *evidence.weaknesses(workspace, held),
                 *dict.fromkeys(w for m in made for w in m.warnings),
             ),

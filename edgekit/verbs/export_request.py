@@ -84,6 +84,18 @@ def check_samples(
         )
 
 
+def check_variant(variant: str | None, workspace: Workspace | None) -> None:
+    """Refuse a variant of a workspace that has none of that name, or of none."""
+    if variant is None:
+        return
+    if workspace is None:
+        raise SourceError(
+            f"{variant!r} is asked of a model, and a workspace has variants",
+            hint="give the workspace in which edgekit prune made it",
+        )
+    workspace.model_of(variant)
+
+
 def _check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     given = list(given)
     if not given:

@@ -10,8 +10,9 @@ from edgekit.agent.protocol import Signature
 from edgekit.errors import SourceError
 from edgekit.formats.description import FileDescription
 from edgekit.hashing import sha256
+from edgekit.manifest import MANIFEST
 from edgekit.types import FORMATS, Artifact
-from edgekit.workspace import MANIFEST, Workspace
+from edgekit.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from edgekit import evidence
 from edgekit.samples import read_samples
 from edgekit.toolchain.client import Toolchain, open_toolchain
 from edgekit.types import Progress
-from edgekit.verbs.export_request import check_samples, check_workspace
+from edgekit.verbs.export_request import check_samples, check_variant, check_workspace
 from edgekit.verbs.source import ModelSource, is_workspace, name_of, opened_source
 from edgekit.workspace import Workspace
 
@@ -25,7 +25,8 @@ def opened_workspace(
     samples: str | os.PathLike[str] | None,
     wanted: list[tuple[str, str]],
     loading: Mapping[str, Any],
-    hold_back: bool = False,
+    hold_back: bool | None = False,
+    variant: str | None = None,
     progress: Progress,
 ) -> Iterator[tuple[Workspace, Toolchain]]:
     """The workspace of `source`, locked, with its evidence, and the worker that has its model.
@@ -36,7 +37,9 @@ def opened_workspace(
         samples: an .npz file of rows.
         wanted: the (format, precision) pairs to be made.
         loading: how the model is loaded, as `opened_source` takes it.
-        hold_back: whether rows must decide and judge that nothing else has seen.
+        hold_back: whether rows must decide and judge that nothing else has seen; None: if there
+            are samples.
+        variant: which of its models is wanted; None: its own.
         progress: told in one line what happens.
 
     Raises:
@@ -53,6 +56,7 @@ def opened_workspace(
             model = stack.enter_context(opened_source(source, **loading))
             family = model.family
         check_samples(samples, existing, wanted)
+        check_variant(variant, existing)
         toolchain = stack.enter_context(open_toolchain(progress, family=family))
         if existing is not None:
             info = existing.manifest.source
@@ -69,4 +73,6 @@ def opened_workspace(
             workspace = evidence.make_workspace(folder, model, info, preprocessing, toolchain)
         stack.enter_context(workspace.locked())
         evidence.prepare(workspace, toolchain, rows, progress, hold_back=hold_back)
+        if variant is not None:
+            evidence.prepare_variant(workspace, toolchain, variant, progress)
         yield workspace, toolchain

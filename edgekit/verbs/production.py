@@ -16,7 +16,7 @@ from edgekit.errors import (
     RunnerError,
 )
 from edgekit.evidence import Evidence
-from edgekit.proof import Proof, measure_accuracy, prove
+from edgekit.proof import Proof, accuracy_record, cost_of, prove
 from edgekit.targets import Target
 from edgekit.types import BASELINE, FORMATS, PRECISIONS, Artifact, Progress, Quantization
 from edgekit.verbs.drafts import Draft, Drafter
@@ -93,8 +93,8 @@ class Production:
 
     def record_baseline(self) -> None:
         """Keep the Keras model's own figures."""
-        digest = self.workspace.manifest.source.sha256
-        record = measure_accuracy(BASELINE, digest, self.evidence.original, self.evidence)
+        held, digest = self.evidence, self.workspace.manifest.source.sha256
+        record = accuracy_record(BASELINE, digest, cost_of(held.original, held), held)
         if record is not None:
             self.workspace.add_records(record)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgekit import evidence
 from edgekit.budget import parse_budget
 from edgekit.charts import draw_searches
-from edgekit.errors import CheckFailed, ConversionError, Failure
+from edgekit.errors import Failure
 from edgekit.targets import open_target
 from edgekit.types import (
     BASELINE,
@@ -24,12 +24,12 @@ from edgekit.types import (
     Quantization,
     SearchRecord,
 )
-from edgekit.verbs import drafts
+from edgekit.verbs import drafts, variants
 from edgekit.verbs.bench import time_files
 from edgekit.verbs.export_request import plan
-from edgekit.verbs.fine_tune import take_fine_tuned
 from edgekit.verbs.locate import of_workspace
 from edgekit.verbs.opening import opened_workspace
+from edgekit.verbs.outcome import BudgetExceeded, Incomplete, unmeasured
 from edgekit.verbs.production import Made, Production
 from edgekit.verbs.quantize_request import check_combination, check_values
 from edgekit.verbs.search import ROUNDS, TIMED_S, WIDER, Search
@@ -57,39 +57,8 @@ class QuantizeResult:
     warnings: tuple[str, ...] = ()
 
 
-class QuantizeFailed(ConversionError):
+class QuantizeFailed(Incomplete):
     """Some artifacts could not be made or did not hold; `result` has the others."""
-
-    def __init__(self, result: QuantizeResult) -> None:
-        first, *others = result.failures
-        also = f" (and {len(others)} more)" if others else ""
-        super().__init__(f"{first}{also}", hint=first.hint)
-        self.result = result
-
-
-class BudgetExceeded(CheckFailed):
-    """No file of a format loses as little as was allowed; `result` has all that was tried."""
-
-    def __init__(self, result: QuantizeResult) -> None:
-        short = [s for s in result.searches if not s.holds and _unmeasured(s) is None]
-        also = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
-        super().__init__(f"{_shortfall(short[0])}{also}", hint=_more(short[0]))
-        self.result = result
-
-
-def _shortfall(search: SearchRecord) -> str:
-    budget = f"the budget is {search.budget} of {search.measure}"
-    if search.chosen is not None:
-        label = search.candidates[search.chosen].label
-        return (
-            f"{search.format}: {label} holds on the validation rows, but loses "
-            f"{search.loss(search.final)} on the test rows; {budget}"
-        )
-    best = min((c for c in search.candidates if c.lost is not None), key=lambda c: c.lost or 0.0)
-    return (
-        f"{search.format}: nothing holds; the best is {best.label}, which loses "
-        f"{search.loss(best.lost)}; {budget}"
-    )
 
 
 def _more(search: SearchRecord) -> str:
@@ -107,6 +76,7 @@ def quantize(
     precision: str | Sequence[str] = (),
     samples: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    variant: str | None = None,
     method: str = "ptq",
     epochs: int | None = None,
     max_drop: str | None = None,
@@ -134,6 +104,7 @@ def quantize(
             also "fp32"; not with `max_drop`, which finds it.
         samples: an .npz file of rows to calibrate with and, without a recipe, to compare on.
         output: the workspace; `<model name>-edgekit` beside you unless given.
+        variant: quantize this model of the workspace ("sparse80"), and not its own.
         method: "ptq" quantizes the model as it is; "qat" trains it on for its 8 bits first, by its
             recipe, or on the labels of `samples`.
         epochs: of "qat".
@@ -190,13 +161,12 @@ def quantize(
                 },
                 # Rows that were trained on must not judge.
                 hold_back=budget is not None or method == "qat",
+                variant=variant,
                 progress=progress,
             )
         )
-        variant = None
         if method == "qat":
-            variant = "qat"
-            take_fine_tuned(workspace, toolchain, epochs, progress)
+            variant = variants.take_variant(workspace, toolchain, variant, None, epochs, progress)
         held = stack.enter_context(evidence.opened(workspace, variant=variant))
         drafter = stack.enter_context(
             drafts.opened(
@@ -246,8 +216,6 @@ def _done(
     latency = tuple(r for r in timed if isinstance(r, LatencyRecord))
     workspace.add_records(*latency, *searches)
     known = {BASELINE, *(m.artifact.id for m in made)}
-    variants = workspace.manifest.variants.values()
-    trained = [v.step for v in variants if v.sha256 == production.drafter.parent]
     result = QuantizeResult(
         workspace=str(workspace.path),
         artifacts=tuple(m.artifact for m in made),
@@ -256,24 +224,17 @@ def _done(
         latency=latency,
         searches=tuple(searches),
         chart=str(workspace.path / CHART) if searches else None,
-        failures=(*failures, *(f for s in searches if (f := _unmeasured(s)))),
+        failures=(*failures, *(f for s in searches if (f := unmeasured(s)))),
         warnings=(
             *workspace.manifest.source.notes,
-            *(note for step in trained for note in step.options.get("notes", ())),
+            *variants.notes(workspace, production.drafter.variant),
             *evidence.weaknesses(workspace, production.evidence),
             *dict.fromkeys(w for m in made for w in m.warnings),
         ),
     )
-    if any(not s.holds and _unmeasured(s) is None for s in searches):
-        raise BudgetExceeded(result)
+    short = [s for s in searches if not s.holds and unmeasured(s) is None]
+    if short:
+        raise BudgetExceeded(result, short, _more(short[0]))
     if result.failures:
         raise QuantizeFailed(result)
     return result
-
-
-def _unmeasured(search: SearchRecord) -> Failure | None:
-    """A format of which no file could be compared at all: nobody knows what it would lose."""
-    if any(c.figure is not None for c in search.candidates):
-        return None
-    reason = search.candidates[0].failure or "no file could be made"
-    return Failure(search.format, "ConversionError", reason, None)

@@ -13,7 +13,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgekit.budget import Budget, measure_of
+from edgekit.budget import Budget, judged, measure_of
 from edgekit.errors import EdgekitError
 from edgekit.evidence import Evidence
 from edgekit.latency import summarize
@@ -99,18 +99,11 @@ class Search:
         """Publish what was chosen, if it holds on the test rows, too."""
         self.production.progress(f"{draft.id}: comparing with the Keras model on the test rows")
         proof = self.production.prove(draft)
-        if not proof.parity.outputs:
+        if proof.cost is None:
             return Found(record, None)
-        measure = measure_of(self.production.evidence, self.budget)
-        worst = measure.worst(proof, self.budget).name
-        if worst != measure.name:
-            record = replace(record, measure=f"{measure.name} ({worst})")
-        lost = measure.lost(measure.figure(proof), self.budget)
-        chance = measure.chance(proof, self.budget)
-        holds = lost <= self.budget.allowed + chance and not proof.parity.failures
-        record = replace(record, final=lost, chance=chance, holds=holds)
-        if not holds:
-            return Found(record, None)
+        record = judged(record, proof.cost, self.production.evidence, self.budget)
+        if not record.holds or proof.parity.failures:
+            return Found(replace(record, holds=False), None)
         options = {**draft.step.options, "max_drop": self.budget.text}
         step = replace(draft.step, verb="quantize", options=options)
         artifact = replace(draft, step=step).artifact()
@@ -200,8 +193,8 @@ class Search:
             size_bytes=draft.artifact().size_bytes,
             failure="; ".join(proof.parity.failures) or None,
         )
-        if proof.parity.outputs:  # else it cannot be compared at all
-            figure = self._measure.figure(proof)
+        if proof.cost is not None:
+            figure = self._measure.figure(proof.cost)
             lost = self._measure.lost(figure, self.budget)
             holds = lost <= self.budget.allowed and not proof.parity.failures
             candidate = replace(candidate, figure=figure, lost=lost, holds=holds)

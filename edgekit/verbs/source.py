@@ -15,8 +15,8 @@ from typing import Any
 
 from edgekit.errors import SourceError
 from edgekit.formats.sources import find_source
+from edgekit.manifest import MANIFEST
 from edgekit.types import Code, Source
-from edgekit.workspace import MANIFEST
 
 ModelSource = str | os.PathLike[str] | Any
 """A path, or a keras.Model or tf_keras.Model."""

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import tempfile
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import evidence, proof
+from edgekit.curves import draw_curves
 from edgekit.errors import CheckFailed, WorkspaceError
 from edgekit.hashing import sha256
+from edgekit.locking import lock
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import BASELINE, Code, Progress, Source
-from edgekit.workspace import Workspace
+from edgekit.usercode import BUNDLED, bundled_recipes
+from edgekit.workspace import LOCK, TRAINING, Workspace
+
+LONGEST_S = 6 * 3600
+STATE = "training.json"
+LOGS, BACKUP = "logs", "backup"
+"""For TensorBoard, and what a training goes on from."""
+CURVES = "curves.svg"
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,12 @@ def train(
 ) -> TrainResult:
     """Train a recipe into a new workspace.
 
+    The weights of the best epoch are kept. Beside the model are its learning curves as a picture
+    (curves.svg) and logs for TensorBoard (logs). After an interruption, the same again goes on.
+
     Args:
-        recipe: the name of a bundled recipe, or the path of a .py file.
+        recipe: the name of a bundled recipe, or the path of a .py file; ":NAME" behind it is one
+            of its alternatives.
         output: the folder of the workspace; it must not exist or be empty.
         epochs: how long to train; the recipe's own number unless given.
         progress: told in one line what happens.
@@ -53,30 +68,89 @@ def train(
     """
     lesson = load_recipe(recipe)
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WorkspaceError(f"{folder} is not empty", hint="give a new folder with -o")
-    name = recipe if lesson.name == recipe else str(lesson.path)
-    with (
-        open_toolchain(progress) as toolchain,
-        tempfile.TemporaryDirectory(prefix="edgekit-") as scratch,
-    ):
-        model = Path(scratch, "model.keras")
-        toolchain.call(
-            "train", recipe=name, epochs=epochs, path=str(model), progress=progress, timeout=7200
+    is_bundled = lesson.path.parent == bundled_recipes()
+    name = lesson.name if is_bundled else lesson.reference
+    with _left_over(folder, lesson, epochs) as training, open_toolchain(progress) as toolchain:
+        found = toolchain.call(
+            "train",
+            recipe=name,
+            epochs=epochs,
+            folder=str(training),
+            progress=progress,
+            timeout=LONGEST_S,
         )
-        source = Source(str(model), "keras")
+        builder = None
+        if found["built"]:
+            module = f"{BUNDLED}{lesson.path.stem}" if is_bundled else str(lesson.path)
+            builder = Code(f"{module}:{lesson.builder}")
+        source = Source(found["path"], found["family"], builder=builder)
         described = evidence.describe_source(source, toolchain)
         workspace = evidence.make_workspace(folder, source, *described, toolchain)
         with workspace.locked():
             workspace.change(recipe=Code(name, lesson.sha256))
+            if found["history"]:
+                draw_curves(folder / CURVES, lesson.name, found["history"])
+            if (training / LOGS).exists():
+                (training / LOGS).rename(folder / LOGS)
             evidence.prepare(workspace, toolchain, None, progress)
             return _judged(workspace, lesson, enough=epochs is None)
+
+
+@contextlib.contextmanager
+def _left_over(folder: Path, lesson: Recipe, epochs: int | None) -> Iterator[Path]:
+    """Where the training in `folder` keeps what it can go on from: nothing yet, or of the same.
+
+    It goes behind the block, but for a training that was interrupted.
+
+    Raises:
+        WorkspaceError: the folder holds something else.
+    """
+    training = folder / TRAINING
+    state = {"recipe": lesson.name, "sha256": lesson.sha256, "epochs": epochs}
+    others = [p for p in folder.iterdir() if p != training] if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        raise WorkspaceError(f"{folder} is not empty", hint="give a new folder with -o")
+    is_new = not folder.exists()
+    training.mkdir(parents=True, exist_ok=True)
+    with lock(training / LOCK) as is_ours:
+        if not is_ours:
+            raise WorkspaceError(
+                f"{folder} is in use by another edgekit command",
+                hint="wait until that has finished",
+            )
+        try:
+            if _read(training / STATE) != state:
+                _clear(training)
+            (training / STATE).write_text(json.dumps(state))
+            yield training
+        finally:
+            if not (training / BACKUP).exists():  # nothing to go on from
+                shutil.rmtree(training)
+                if is_new and not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def _read(state: Path) -> object:
+    try:
+        return json.loads(state.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _clear(training: Path) -> None:
+    """Drop what another training left: of another recipe, an earlier version or other epochs."""
+    for path in training.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _judged(workspace: Workspace, lesson: Recipe, *, enough: bool) -> TrainResult:
     with evidence.opened(workspace) as rows:
         digest = sha256(workspace.model)
-        record = proof.measure_accuracy(BASELINE, digest, rows.reference, rows)
+        cost = proof.cost_of(rows.original, rows)
+        record = proof.accuracy_record(BASELINE, digest, cost, rows)
     assert record is not None
     workspace.add_records(record)
     figure = record.metrics[lesson.metric]

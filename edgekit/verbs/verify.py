@@ -13,7 +13,14 @@ from typing import Any
 
 from edgekit import evidence
 from edgekit.agent.protocol import Signature
-from edgekit.errors import CheckFailed, Failure, MissingDependency, RunnerError, SourceError
+from edgekit.errors import (
+    CheckFailed,
+    Failure,
+    MissingDependency,
+    RunnerError,
+    SourceError,
+    WorkspaceError,
+)
 from edgekit.evidence import Evidence
 from edgekit.proof import Proof, prove
 from edgekit.samples import read_samples
@@ -29,8 +36,8 @@ from edgekit.workspace import Workspace
 class VerifyResult:
     """A record per artifact that could be run; `parity[i].failures` is empty where it holds."""
 
-    parity: tuple[ParityRecord, ...]
-    accuracy: tuple[AccuracyRecord, ...]
+    parity: tuple[ParityRecord, ...] = ()
+    accuracy: tuple[AccuracyRecord, ...] = ()
     failures: tuple[Failure, ...] = ()
     """Artifacts that could not be run here: neither proved nor refuted."""
 
@@ -129,8 +136,13 @@ def _recorded(
         )
     results: list[VerifyResult] = []
     for model in dict.fromkeys(item.model for item in found):
-        with evidence.opened(workspace, variant=model) as rows:
-            of_model = [item for item in found if item.model == model]
+        of_model = [item for item in found if item.model == model]
+        with contextlib.ExitStack() as stack:
+            try:
+                rows = stack.enter_context(evidence.opened(workspace, variant=model))
+            except WorkspaceError as e:  # the rows of another model may be there
+                results.append(VerifyResult(failures=tuple(e.failure(i.id) for i in of_model)))
+                continue
             results.append(_prove(of_model, rows, place, progress))
     result = VerifyResult(
         tuple(chain.from_iterable(r.parity for r in results)),

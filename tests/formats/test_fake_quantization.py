@@ -27,7 +27,8 @@ def steps(kernel, others):
 def test_kernels_have_a_scale_for_each_output_channel(kind, arguments, shape, others):
     import keras
 
-    from edgekit.toolchain.fake_quantization import _channels, _weights, per_channel
+    from edgekit.toolchain.fake_quantization import _weights, per_channel
+    from edgekit.toolchain.kernels import output_axes
 
     keras.utils.set_random_seed(0)
     layer = getattr(keras.layers, kind)(*arguments)
@@ -36,7 +37,7 @@ def test_kernels_have_a_scale_for_each_output_channel(kind, arguments, shape, ot
     for name, variable in _weights(owner).items():
         kernel = np.asarray(variable)
         whole, scale = steps(kernel, others)
-        rounded = np.asarray(per_channel(variable.value, _channels(owner, name)))
+        rounded = np.asarray(per_channel(variable.value, output_axes(owner, name)))
         assert np.allclose(rounded, whole * scale, atol=1e-7)
         assert not np.allclose(rounded, kernel, atol=1e-7)
     assert sorted(_weights(owner)) != []

@@ -166,3 +166,23 @@ def test_the_rate_is_lowered_whoever_sets_it(optimizer, scheduled):
     assert tenth / full == pytest.approx(0.1, rel=0.02)
     if optimizer != "a schedule":
         assert seen == rate == pytest.approx(8e-4 if scheduled else 1e-4)
+
+
+def test_the_rate_is_held_before_it_falls():
+    import keras
+
+    from edgekit.toolchain.callbacks import lower_rate
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    rates = []
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.4), "mse")
+    rows = np.ones((64, 1), np.float32)
+    callbacks = [lower_rate(keras, 0.5, hold=0.5), Seen()]
+    model.fit(rows, rows, batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
+    assert rates[:9] == pytest.approx([0.2] * 9)
+    assert rates[12] == pytest.approx(0.1)
+    assert rates[-1] < 0.01

@@ -12,6 +12,7 @@ from edgekit.errors import ConversionError
 from edgekit.formats import describe
 from edgekit.parity import compare
 from edgekit.types import Quantization
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,22 @@ def test_a_signature_of_another_file_is_refused_by_the_runner(convert, cnn, tmp_
     wrong = replace(signature, outputs=(replace(kind, native="other"),))
     with pytest.raises(ValueError, match="the file has kind"):
         open_runner("tflite", str(tmp_path / "m.tflite"), wrong, 1)
+
+
+def test_constants_behind_the_tree_are_read():
+    """As Google's newer quantizer writes those of a larger file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from edgekit.toolchain import tflite_file
+
+    content = (ROOT / "tests" / "data" / "fp32.tflite").read_bytes()
+    model = tflite_file.unpack(content)
+    wanted = tflite_file.pack(model)
+    sizes = [0 if buffer.data is None else buffer.data.nbytes for buffer in model.buffers]
+    place = sizes.index(max(sizes))
+    data = model.buffers[place].data.tobytes()
+    behind = 1 << 20
+    model.buffers[place] = schema.BufferT(offset=behind, size=len(data))
+    moved = tflite_file.pack(model).ljust(behind, b"\0") + data
+    assert len(tflite_file.pack(model)) < behind
+    assert tflite_file.pack(tflite_file.unpack(moved)) == wanted

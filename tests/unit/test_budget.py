@@ -7,19 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit import accuracy, parity
 from edgekit.budget import AGREEMENT, NOISE, WORST, Measure, measure_of, parse_budget
 from edgekit.errors import ConversionError
 from edgekit.evidence import Evidence
-from edgekit.proof import Proof, labelled
+from edgekit.proof import Cost, cost_of
 from edgekit.recipe import load_recipe
-from edgekit.types import (
-    AccuracyRecord,
-    Machine,
-    ParityRecord,
-    Runtime,
-    Tolerance,
-)
 
 LOGITS = np.random.default_rng(0).normal(size=(200, 4))
 PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
@@ -33,6 +25,7 @@ def held(outputs, targets=None, recipe=None) -> Evidence:
         inputs={},
         reference=outputs,
         original=outputs,
+        judge=outputs,
         targets={name: value for name, value in targets.items() if value is not None},
         rows=len(next(iter(outputs.values()))),
         origin="samples",
@@ -40,31 +33,15 @@ def held(outputs, targets=None, recipe=None) -> Evidence:
     )
 
 
-def proof(evidence: Evidence, outputs, **metrics: float) -> Proof:
-    """What `proof.prove` finds in the outputs of a file; `metrics` take the place of its own."""
-    outputs = outputs if isinstance(outputs, dict) else {"y": outputs}
-    figures = parity.compare(evidence.reference, outputs, labelled=labelled(evidence))
-    known = evidence.recipe, outputs, evidence.targets, evidence.original
-    flipped = {} if metrics else accuracy.flipped(*known)
-    metrics = metrics or accuracy.evaluate(*known)
-    record = ParityRecord(
-        artifact="int8.tflite",
-        sha256="",
-        rows=evidence.rows,
-        data="samples",
-        outputs=tuple(figures),
-        tolerance=Tolerance(),
-        failures=(),
-        runtime=Runtime("litert", "0", "cpu"),
-        machine=Machine("", "", 1, 0, ""),
-    )
-    measured = AccuracyRecord("int8.tflite", "", "test", evidence.rows, metrics)
-    return Proof(record, measured if metrics else None, flipped)
+def cost(evidence: Evidence, outputs, **metrics: float) -> Cost:
+    """What a file with such outputs loses; `metrics` take the place of its own."""
+    found = cost_of(outputs if isinstance(outputs, dict) else {"y": outputs}, evidence)
+    return replace(found, metrics=metrics, flipped={}) if metrics else found
 
 
 def lost(evidence: Evidence, outputs, text: str) -> tuple[Measure, float, float, bool]:
     """The measure, what is lost by it, of that by chance, and whether the budget holds."""
-    budget, found = parse_budget(text), proof(evidence, outputs)
+    budget, found = parse_budget(text), cost(evidence, outputs)
     measure = measure_of(evidence, budget)
     loss = measure.lost(measure.figure(found), budget)
     chance = measure.chance(found, budget)
@@ -92,7 +69,7 @@ def test_labels_decide_where_there_are_any():
     evidence = held(LOGITS, labels)
     measure = measure_of(evidence, parse_budget("1%"))
     assert (measure.name, measure.baseline) == ("accuracy", 0.75)
-    worse = proof(evidence, LOGITS, accuracy=0.72)
+    worse = cost(evidence, LOGITS, accuracy=0.72)
     assert measure.lost(measure.figure(worse), parse_budget("1%")) == pytest.approx(0.04)
     assert measure.lost(measure.figure(worse), parse_budget("1pt")) == pytest.approx(0.03)
 
@@ -103,7 +80,7 @@ def test_without_labels_a_classifier_is_held_to_its_decisions():
     flipped = PROBABILITIES.copy()
     flipped[:10] = np.roll(flipped[:10], 1, axis=1)
     assert (measure.name, measure.baseline) == (AGREEMENT, 1.0)
-    assert measure.lost(measure.figure(proof(evidence, flipped)), parse_budget("1%")) == (
+    assert measure.lost(measure.figure(cost(evidence, flipped)), parse_budget("1%")) == (
         pytest.approx(0.05)
     )
 
@@ -113,7 +90,7 @@ def test_without_labels_or_classes_the_noise_counts():
     measure = measure_of(evidence, parse_budget("1%"))
     noisy = evidence.reference["y"] + 0.02 * evidence.reference["y"].std() * np.sign(LOGITS[:, 1:2])
     assert measure.name == NOISE
-    assert measure.lost(measure.figure(proof(evidence, noisy)), parse_budget("1%")) == (
+    assert measure.lost(measure.figure(cost(evidence, noisy)), parse_budget("1%")) == (
         pytest.approx(0.02, rel=1e-6)
     )
 
@@ -127,7 +104,7 @@ def test_a_figure_that_falls_is_lost_in_the_other_direction():
         targets={"next_word": np.arange(50)},
     )
     measure = measure_of(evidence, parse_budget("1%"))
-    worse = proof(held(words), words, perplexity=measure.baseline * 1.03)
+    worse = cost(evidence, {"next_word": words}, perplexity=measure.baseline * 1.03)
     assert measure.name == "perplexity"
     assert measure.lost(measure.figure(worse), parse_budget("1%")) == pytest.approx(0.03)
     with pytest.raises(ConversionError, match="needs a share, and perplexity"):
@@ -140,7 +117,7 @@ def test_rows_that_carry_the_variance_do_not_hide_the_others():
     step = values.max() / 255
     evidence = held(values)
     outputs = np.round(values / step) * step
-    assert proof(evidence, outputs).parity.outputs[0].sqnr_db > 20
+    assert cost(evidence, outputs).outputs[0].sqnr_db > 20
     measure, loss, _, holds = lost(evidence, outputs, "10%")
     assert measure.name == NOISE
     assert loss > 0.4

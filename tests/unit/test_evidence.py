@@ -7,11 +7,12 @@ import pytest
 
 from edgekit import evidence
 from edgekit.errors import SourceError, WorkspaceError
-from edgekit.evidence import plan_splits
 from edgekit.hashing import sha256
+from edgekit.manifest import SourceInfo, reference_name
 from edgekit.samples import Samples, write_npz, write_samples
-from edgekit.types import Code, Signature, TensorSpec
-from edgekit.workspace import SourceInfo, Workspace
+from edgekit.splits import plan_splits
+from edgekit.types import Code, Signature, Step, TensorSpec
+from edgekit.workspace import Workspace
 
 THIRDS = {"calibration": "third", "validation": "third", "verification": "third"}
 ALL = {"calibration": "samples", "validation": "nothing", "verification": "samples"}
@@ -121,11 +122,59 @@ def test_equal_rows_are_called_equal(workspace):
 
 def test_what_cannot_be_split_is_refused_before_anything_is_written():
     evidence.check(None, rows_of(2), hold_back=False)
-    evidence.check(None, rows_of(3), hold_back=True)
+    evidence.check(None, rows_of(30), hold_back=True)
     with pytest.raises(SourceError, match="2 rows, 2 of them different"):
         evidence.check(None, rows_of(2), hold_back=True)
     with pytest.raises(SourceError, match="no rows that could be held back"):
         evidence.check(None, None, hold_back=True)
+
+
+def test_rows_are_held_back_where_there_are_any(workspace):
+    """As a training wants it that goes without samples, too."""
+    evidence.check(None, None, hold_back=None)
+    with pytest.raises(SourceError, match="2 rows, 2 of them different"):
+        evidence.check(None, rows_of(2), hold_back=None)
+    workspace.change(recipe=Code("digits_mlp", "0"))
+    evidence.check(workspace, rows_of(2), hold_back=None)
+
+
+def test_samples_of_which_a_model_was_trained_on_some_stay_held_back(workspace):
+    step = Step("prune", {"samples_sha256": "0"}, "", {}, "now")
+    with workspace.staging() as staging:
+        (staging / "sparse80.keras").write_bytes(b"zeros")
+        workspace.take_variant("sparse80", staging / "sparse80.keras", step)
+    with pytest.raises(SourceError, match="2 rows, 2 of them different"):
+        evidence.check(workspace, rows_of(2), hold_back=False)
+
+
+@pytest.mark.parametrize(
+    ("variant", "judge"),
+    [
+        (None, None),
+        ("qat", None),
+        ("sparse80", "sparse80"),
+        ("sparse80-qat", "sparse80"),
+        ("structured50-sparse80-qat", "structured50-sparse80"),
+    ],
+)
+def test_what_is_pruned_judges_its_own_files_and_qat_is_judged_by_the_model_before(
+    workspace, variant, judge
+):
+    rows = rows_of(64)
+    models = ("structured50", "structured50-sparse80", "sparse80", "sparse80-qat", "qat")
+    models = (None, *models, "structured50-sparse80-qat")
+    with workspace.staging() as staging:
+        write_samples(staging / "v", rows)
+        data = {"verification": (staging / "v", rows.rows, "samples")}
+        for number, model in enumerate(models):
+            name = reference_name("verification", model)
+            write_npz(staging / name, {"y": np.full((64, 1), number)})
+            data[name] = staging / name, rows.rows, "keras"
+        workspace.take_data(data)
+    with evidence.opened(workspace, variant=variant) as held:
+        of = {"reference": variant, "original": None, "judge": judge}
+        for field, model in of.items():
+            assert getattr(held, field)["y"][0] == models.index(model), field
 
 
 def test_samples_that_were_lost_are_not_replaced_by_random_rows(workspace):

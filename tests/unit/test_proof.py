@@ -45,7 +45,7 @@ def evidence(target, tmp_path_factory) -> Evidence:
     )
     outputs = {k: v[:].copy() for k, v in load_arrays(target.execute(job).outputs).items()}
     labels = {"probs": outputs["probs"].argmax(axis=1)}
-    return Evidence(inputs, outputs, outputs, labels, ROWS, "samples", None)
+    return Evidence(inputs, outputs, outputs, outputs, labels, ROWS, "samples", None)
 
 
 @pytest.fixture
@@ -93,17 +93,31 @@ def test_a_file_of_a_retrained_model_is_held_to_the_original(proved, evidence):
     """It is what the model trained on is, and that has lost what labels and original agree on."""
     labels = {"probs": turned(evidence.original, 20)["probs"].argmax(axis=1)}
     original = turned(evidence.original, 20)
-    worse = replace(evidence, original=original, targets=labels)
+    worse = replace(evidence, original=original, judge=original, targets=labels)
     [failure] = proved(worse, "int8", "int8").parity.failures
     assert re.match(r"accuracy is 0\.[78]", failure)
     assert "the Keras model has 1.0000" in failure
 
 
+def test_a_file_of_a_pruned_model_is_held_to_that_and_measured_against_the_original(
+    proved, evidence
+):
+    """What pruning lost, its file need not make up for."""
+    labels = {"probs": turned(evidence.original, 20)["probs"].argmax(axis=1)}
+    pruned = replace(evidence, original=turned(evidence.original, 20), targets=labels)
+    found = proved(pruned, "int8", "int8")
+    assert found.parity.failures == ()
+    assert found.accuracy.metrics["accuracy"] < 0.9
+    assert found.cost.outputs[0].top1_agreement == pytest.approx(0.8, abs=0.03)
+    assert found.parity.outputs[0].top1_agreement > 0.95
+
+
 def test_a_retrained_model_may_be_better_than_the_original(proved, evidence):
-    better = replace(evidence, original=turned(evidence.original, 20))
+    original = turned(evidence.original, 20)
+    better = replace(evidence, original=original, judge=original)
     found = proved(better, "int8", "int8")
     assert found.parity.failures == ()
-    assert found.flipped["accuracy"] == pytest.approx(0.2, abs=0.03)
+    assert found.cost.flipped["accuracy"] == pytest.approx(0.2, abs=0.03)
 
 
 def test_what_differs_from_the_model_trained_on_is_said_so(proved, evidence):

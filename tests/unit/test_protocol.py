@@ -5,6 +5,7 @@ import json
 import pytest
 
 from edgekit.agent.protocol import DecodeError, Job, Signature, TensorSpec, decode, encode
+from edgekit.types import Pruning
 
 SIGNATURE = Signature(
     inputs=(TensorSpec("image", "image:0", (None, 8, 8), "float32"),),
@@ -21,6 +22,15 @@ def test_defaults_may_be_left_out():
     data = encode(JOB)
     del data["threads"]
     assert decode(Job, data).threads == 1
+
+
+def test_pairs_of_two_kinds_survive_json():
+    pruning = Pruning("sparse", 0.8, layers=(("head", 0.0), ("body", 1)))
+    data = json.loads(json.dumps(encode(pruning)))
+    assert decode(Pruning, data) == pruning
+    data["layers"][0] = ["head"]
+    with pytest.raises(DecodeError, match=r"layers\[0\]: expected 2 items, found 1"):
+        decode(Pruning, data)
 
 
 @pytest.mark.parametrize(

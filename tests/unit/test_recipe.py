@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import recipe as recipe_module
+from edgekit import usercode
 from edgekit.errors import RecipeError, WorkspaceError
 from edgekit.recipe import load_recipe, recipe_names
 
@@ -66,7 +66,7 @@ def test_loading_imports_no_framework():
 
 
 def test_installed_recipes_come_first(tmp_path, monkeypatch, user_file):
-    monkeypatch.setattr(recipe_module, "__file__", str(tmp_path / "edgekit" / "recipe.py"))
+    monkeypatch.setattr(usercode, "__file__", str(tmp_path / "edgekit" / "recipe.py"))
     (tmp_path / "edgekit" / "recipes").mkdir(parents=True)
     (tmp_path / "recipes").mkdir()
     user_file(name="recipes/beside.py")
@@ -74,6 +74,32 @@ def test_installed_recipes_come_first(tmp_path, monkeypatch, user_file):
     user_file(name="edgekit/recipes/__init__.py")
     assert recipe_names() == ["inside"]
     assert load_recipe("inside").path == tmp_path / "edgekit" / "recipes" / "inside.py"
+
+
+def test_an_alternative_is_another_model_of_the_same_recipe(user_file):
+    path = user_file("def train(", "def build_small():\n    return ['small']\n\n\ndef train(")
+    plain, small = load_recipe(path), load_recipe(f"{path}:small")
+    assert (plain.name, small.name) == ("line", "line:small")
+    assert (plain.build(), small.build()) == ([], ["small"])
+    assert load_recipe(small.reference).build() == ["small"]
+    with pytest.raises(RecipeError, match="no alternative 'large'") as caught:
+        load_recipe(f"{path}:large")
+    assert caught.value.hint == "it has: small"
+
+
+@pytest.mark.parametrize(
+    ("text", "prune"),
+    [("structured:0.5", ("structured", 0.5)), ("sparse:.85", ("sparse", 0.85))],
+)
+def test_a_recipe_may_say_what_is_pruned(user_file, text, prune):
+    assert load_recipe(user_file("EPOCHS = 3", f'EPOCHS = 3\nPRUNE = "{text}"')).prune == prune
+    assert load_recipe(user_file()).prune is None
+
+
+@pytest.mark.parametrize("text", ["half", "structured:1.5", "sparse", "cluster:16"])
+def test_a_pruning_that_means_nothing_is_refused(user_file, text):
+    with pytest.raises(RecipeError, match="PRUNE is"):
+        load_recipe(user_file("EPOCHS = 3", f'EPOCHS = 3\nPRUNE = "{text}"'))
 
 
 def test_user_file(user_file):

@@ -10,9 +10,11 @@ import pytest
 
 from edgekit.errors import WorkspaceError
 from edgekit.hashing import sha256, size_bytes
+from edgekit.manifest import MANIFEST, SourceInfo
 from edgekit.types import (
     AccuracyRecord,
     Artifact,
+    Code,
     LatencyRecord,
     Machine,
     Runtime,
@@ -21,7 +23,7 @@ from edgekit.types import (
     TensorSpec,
     Timing,
 )
-from edgekit.workspace import MANIFEST, SourceInfo, Workspace
+from edgekit.workspace import Workspace
 
 SIGNATURE = Signature(
     inputs=(TensorSpec("x", "x:0", (None, 2), "float32"),),
@@ -136,6 +138,47 @@ def test_only_other_rows_drop_the_outputs_of_a_model_that_was_trained_on(workspa
     take(workspace, verification=b"4", reference=b"5")
     assert not workspace.has_data("qat-reference")
     assert workspace.has_data("reference")
+
+
+def take_variant(workspace, name, content):
+    with workspace.staging() as staging:
+        (staging / f"{name}.keras").write_bytes(content)
+        step = Step("prune", {}, "", {}, "now")
+        workspace.take_variant(name, staging / f"{name}.keras", step)
+
+
+def test_another_model_drops_what_the_one_before_led_to(workspace):
+    for name in ("structured50", "sparse80", "sparse80-qat"):
+        take_variant(workspace, name, name.encode())
+        publish(workspace, f"{name}-int8.tflite")
+    publish(workspace, "int8.tflite")
+    take(workspace, reference=b"1", sparse80_reference=b"2", sparse80_qat_reference=b"3")
+    take_variant(workspace, "sparse80", b"sparse80")
+    assert len(workspace.manifest.artifacts) == 4
+    take_variant(workspace, "sparse80", b"others")
+    again = Workspace.open(workspace.path)
+    assert set(again.manifest.variants) == {"structured50", "sparse80"}
+    assert {a.id for a in again.manifest.artifacts} == {"int8.tflite", "structured50-int8.tflite"}
+    assert set(again.manifest.data) == {"reference"}
+    left = {p.name for p in again.path.iterdir()}
+    assert not {n for n in left if n.startswith("sparse80-")}
+    assert again.model_of("sparse80")[0].path.endswith("sparse80.keras")
+
+
+def test_a_builder_does_not_build_a_model_with_fewer_channels(workspace):
+    info = replace(workspace.manifest.source, builder=Code("mine:build", "0"))
+    workspace.change(source=info)
+    for name in ("sparse80", "structured50", "structured50-sparse80"):
+        take_variant(workspace, name, name.encode())
+        source, _ = workspace.model_of(name)
+        assert (source.builder is None) == ("structured" in name)
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are(workspace):
+    take_variant(workspace, "sparse80", b"zeros")
+    with pytest.raises(WorkspaceError, match="no model variant 'sparse90'") as caught:
+        workspace.model_of("sparse90")
+    assert caught.value.hint == "it has: sparse80"
 
 
 def test_one_command_at_a_time(workspace):

@@ -25,10 +25,8 @@ async function execute(job) {
   if (job.format !== 'tfjs') throw new Error(`this agent runs tfjs, not ${job.format}`);
   const modules = loadTensorflow();
   const feed = await readFeed(job.inputs);
-  const before = process.memoryUsage.rss();
   const runner = new TfjsRunner(modules);
   await runner.load(folderHandler(job.artifact), firstBatch(job.signature, feed), job);
-  const growth = Math.max(0, process.memoryUsage.rss() - before);
   if (runner.fallback) console.error(`not on wasm: ${runner.fallback}`);
 
   const result = {
@@ -41,7 +39,7 @@ async function execute(job) {
   if (job.action === 'run') {
     result.outputs = await writeOutputs(await runRows(runner, job.signature, feed), job.out);
   } else if (job.action === 'time') {
-    result.timing = await timeFirstRow(runner, job.seconds, growth);
+    result.timing = await timeFirstRow(runner, job.seconds);
   } else {
     throw new Error(`unknown action ${job.action}`);
   }
@@ -100,7 +98,7 @@ async function writeOutputs(outputs, folder) {
   return Object.fromEntries(await Promise.all(entries));
 }
 
-async function timeFirstRow(runner, seconds, growth) {
+async function timeFirstRow(runner, seconds) {
   const busy = busyMeter();
   const measured = await measure(runner, seconds ?? 1);
   return {
@@ -108,7 +106,7 @@ async function timeFirstRow(runner, seconds, growth) {
     warmup_invocations: measured.warmup_invocations + 1, // the trial run
     load_ns: runner.loadNs,
     peak_memory_bytes: peakMemory(),
-    model_memory_bytes: growth,
+    model_memory_bytes: null, // V8 grows when it likes
     busy_fraction: busy(),
   };
 }

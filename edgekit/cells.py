@@ -1,0 +1,98 @@
+"""How figures look in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from edgekit.latency import Summary
+from edgekit.types import BASELINE, AccuracyRecord, OutputParity, ParityRecord
+
+NOT_VERIFIED = "not verified"
+KERAS = "Keras model"
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit (of 1000) that leaves a number above 1."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def duration(nanoseconds: float) -> str:
+    """Nanoseconds as µs, ms or s with three digits."""
+    for unit, factor in (("µs", 1e3), ("ms", 1e6), ("s", 1e9)):
+        value = nanoseconds / factor
+        if value < 1000 or unit == "s":
+            digits = 0 if value >= 100 else 1 if value >= 10 else 2
+            return f"{value:.{digits}f} {unit}"
+    raise AssertionError
+
+
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """Number and noun: "1 row", "1,000 rows"."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
+def new_table(first: str, *others: str, left: Sequence[int] = ()) -> Table:
+    table = Table(box=box.MARKDOWN)
+    table.add_column(first, no_wrap=True)
+    for i, name in enumerate(others, 1):
+        is_left = i in left or name == "verified on"
+        table.add_column(name, justify="left" if is_left else "right", no_wrap=True)
+    return table
+
+
+def model_name(id: str) -> str:
+    return KERAS if id == BASELINE else id
+
+
+def parity_cells(record: ParityRecord | None) -> tuple[str, str, str]:
+    """Largest difference as a share of the output's scale, SQNR, top-1: of the worst output."""
+    if record is None:
+        return NOT_VERIFIED, "", ""
+    if not record.outputs:
+        return "–", "–", ""
+    worst: OutputParity = max(record.outputs, key=lambda o: o.max_rel)
+    agreements = [o.top1_agreement for o in record.outputs if o.top1_agreement is not None]
+    return (
+        f"{worst.max_rel:.1e}",
+        f"{min(o.sqnr_db for o in record.outputs):.0f} dB",
+        f"{min(agreements):.2%}" if agreements else "",
+    )
+
+
+def metric_name(records: Sequence[AccuracyRecord]) -> str:
+    return next((next(iter(r.metrics)) for r in records), "metric")
+
+
+def metric_cell(record: AccuracyRecord | None, baseline: AccuracyRecord | None = None) -> str:
+    """The main metric, with the change against the Keras model."""
+    if record is None:
+        return ""
+    name, value = next(iter(record.metrics.items()))
+    if baseline is None:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({value - baseline.metrics[name]:+.4f})"
+
+
+def where_cell(record: ParityRecord) -> str:
+    kind = {"recipe": "test row", "samples": "sample row", "synthetic": "random row"}[record.data]
+    return f"{record.runtime.name} on {record.runtime.backend}, {counted(record.rows, kind)}"
+
+
+def time_cells(own: Summary | None, keras: Summary | None) -> tuple[str, str, str]:
+    if own is None:
+        return "", "", ""
+    speedup = keras.p50_ns / own.p50_ns if keras else None
+    return duration(own.p50_ns), duration(own.p90_ns), times(speedup)
+
+
+def times(speedup: float | None) -> str:
+    if speedup is None:
+        return ""
+    return f"{speedup:.0f}×" if speedup >= 10 else f"{speedup:.1f}×"
