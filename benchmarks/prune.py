@@ -44,7 +44,8 @@ def main() -> None:
         rows = sparse(folder, "fashion_mnist_mlp") + sparse(folder, MNIST_CNN)
         print_table("80 % of zeros, fine-tuned, and int8", headings, rows)
         headings = ["recipe", "Keras", "cluster16", "file", "gzip, of int8", "met"]
-        rows = clustered(folder, "fashion_mnist_mlp") + clustered(folder, "fashion_mnist_cnn")
+        recipes = ("fashion_mnist_mlp", MNIST_CNN, "fashion_mnist_cnn")
+        rows = [row for recipe in recipes for row in clustered(folder, recipe)]
         print_table("16 values per layer, and int8", headings, rows)
         cnn, lost = half_of_the_channels(folder)
         files = {"fashion_mnist_cnn": cnn, "mobilenet_96": mobilenet(folder)}

@@ -125,9 +125,9 @@ class Quantization:
     """Whether the mean error of each channel is taken off its bias, which costs nothing."""
     equalize: bool = False
     """Whether the ranges of channels are evened out between layers, which changes no output."""
-    clustered: bool = False
-    """Whether weights that share a few values become few integers, which gzip makes small: their
-    scales are then coarser than each channel's own would be."""
+    compact: bool = False
+    """Whether the scales of weights are such that gzip makes a file of few or equal weights small;
+    they are coarser then than each channel's own would be."""
     backend: str = "converter"
     """What quantizes TFLite: one of BACKENDS."""
 

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from edgekit.toolchain.calibration import Range, Ranges
 from edgekit.toolchain.onnx_file import reads_of
 from edgekit.toolchain.onnx_weights import channels_of, symmetric
-from edgekit.toolchain.shared_scales import shared_scales
+from edgekit.toolchain.shared_scales import LONGER_BITS, compact_scales, short
 
 FOLLOWERS = ("Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Sigmoid")
 """Operators that onnxruntime runs faster on the integers that a convolution gives.
@@ -49,7 +49,7 @@ def insert_pairs(
     ranges: Ranges,
     precision: str,
     *,
-    clustered: bool = False,
+    compact: bool = False,
 ) -> None:
     """Quantize nodes of a float graph, in place.
 
@@ -62,9 +62,9 @@ def insert_pairs(
             a constant table, and FOLLOWERS of which every input is given by chosen ones.
         ranges: of every activation that these read or give.
         precision: "int8" or "int16x8".
-        clustered: whether weights that share a few values become few integers.
+        compact: whether weights have scales that are few and short: see `shared_scales`.
     """
-    _Pairs(graph, ranges, precision, clustered).insert(_without_bounds(graph, set(chosen), ranges))
+    _Pairs(graph, ranges, precision, compact).insert(_without_bounds(graph, set(chosen), ranges))
 
 
 def activations(node: Any) -> list[str]:
@@ -103,8 +103,8 @@ def _without_bounds(graph: Any, chosen: set[str], ranges: Ranges) -> set[str]:
 class _Pairs:
     """Writes a graph anew with pairs in it; equal scales and weights are written once."""
 
-    def __init__(self, graph: Any, ranges: Ranges, precision: str, clustered: bool) -> None:
-        self._graph, self._ranges, self._clustered = graph, ranges, clustered
+    def __init__(self, graph: Any, ranges: Ranges, precision: str, compact: bool) -> None:
+        self._graph, self._ranges, self._compact = graph, ranges, compact
         self._highest = HIGHEST[precision]
         self._dtype = np.uint8 if precision == "int8" else np.uint16
         # ONNX has pairs of 16 bits from opset 21 on; before, they are onnxruntime's own.
@@ -209,9 +209,10 @@ class _Pairs:
             channels = () if axis is None else (axis,)
             shape = [size if i in channels else 1 for i, size in enumerate(values.shape)]
             floor = np.broadcast_to(self._floors.get(name, 0.0), np.prod(shape)).reshape(shape)
-            if self._clustered and axis is not None:
+            if self._compact and axis is not None:
                 rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-                floor = np.maximum(floor, shared_scales(rows).reshape(shape))
+                least = np.maximum(np.abs(rows).max(axis=1) / 127, floor.reshape(-1))
+                floor = compact_scales(rows, least).reshape(shape)
             integers, scales = symmetric(values, channels, floor)
             scales = scales.reshape(-1 if channels else ())
             inputs = [self._constant(integers), self._constant(scales)]
@@ -229,6 +230,8 @@ class _Pairs:
         """The dequantized bias of a node."""
         limits = np.iinfo(np.int32)
         integers = np.clip(np.rint(bias / scales.astype(np.float64)), limits.min, limits.max)
+        if self._compact:  # kernels multiply the scales of weights and input themselves
+            scales = short(scales, LONGER_BITS).astype(np.float32)
         inputs = [self._constant(integers.astype(np.int32)), self._constant(scales)]
         name = self._new()
         self._write("DequantizeLinear", inputs, name, axis=0 if scales.ndim else None)

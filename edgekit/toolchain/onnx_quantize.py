@@ -114,7 +114,7 @@ def quantize(
             hint="keep fewer layers in float" if keep else "export it as fp32",
         )
     halves = constants_read_by(graph, kept)
-    insert_pairs(graph, chosen, ranges, precision, clustered=how.clustered)
+    insert_pairs(graph, chosen, ranges, precision, compact=how.compact)
     use_domains(proto)
     if how.correct_bias:
         correct_biases(proto, source.prepared, source.rows or {}, source.signature)

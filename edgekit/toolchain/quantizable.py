@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.toolchain import (
     tflite,
     tflite_bias,
-    tflite_clusters,
+    tflite_compact,
     tflite_file,
     tflite_litert,
     tflite_quantize,
@@ -76,8 +76,8 @@ class Quantizable:
             int8_io=int8_io,
             keep=keep,
         )
-        if quantization.clustered:
-            content = tflite_clusters.share_scales(content, self.content)
+        if quantization.compact:
+            content = tflite_compact.compact_weights(content, self.content)
         if quantization.correct_bias:
             content = tflite_bias.correct_bias(content, self.content, self.rows, self.signature)
         return content

@@ -158,8 +158,8 @@ class Drafter:
 
     def _of_variant(self, quantization: Quantization | None) -> Quantization:
         """As the weights of this model are best stored."""
-        is_clustered = "cluster" in (self.variant or "")
-        return replace(quantization or Quantization(), clustered=is_clustered)
+        is_pruned = any(kind in (self.variant or "") for kind in ("sparse", "cluster"))
+        return replace(quantization or Quantization(), compact=is_pruned)
 
     @property
     def _calibrated_on(self) -> DataInfo:

@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.toolchain.shared_scales import COARSEST, MOST_VALUES, shared_scales
+from edgekit.toolchain.shared_scales import (
+    COARSEST,
+    MOST_VALUES,
+    compact_scales,
+    shared_scales,
+    short,
+)
 
 
 def clustered(channels: int, width: int, count: int = 16, seed: int = 0) -> np.ndarray:
@@ -74,3 +80,20 @@ def test_the_scale_is_one_in_which_the_values_are_nearly_integers():
 def test_weights_that_are_not_clustered_are_left_alone(shape):
     weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     assert not shared_scales(weights).any()
+
+
+def test_short_scales_have_few_bits_and_are_never_finer():
+    scales = np.random.default_rng(0).lognormal(-5, 3, 1000)
+    for bits in (4, 12):
+        found = short(scales, bits)
+        assert (found >= scales).all()
+        assert (found / scales).max() <= 1 + 2.0**-bits
+        mantissas = np.frexp(found)[0] * 2 ** (bits + 1)
+        assert (mantissas == np.rint(mantissas)).all()
+    assert short(np.zeros(2), 4).tolist() == [0, 0]
+
+
+def test_weights_of_many_values_keep_about_their_own_scale():
+    channels = np.random.default_rng(0).normal(size=(8, 500))
+    own = np.abs(channels).max(axis=1) / 127
+    assert np.array_equal(compact_scales(channels, own), short(own, 4))

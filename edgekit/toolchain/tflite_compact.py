@@ -1,4 +1,4 @@
-"""Few integers for the few values of clustered weights, in a quantized TFLite file."""
+"""Scales that compress well for the weights of pruned models, in a quantized TFLite file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.toolchain import tflite_file
-from edgekit.toolchain.shared_scales import shared_scales
+from edgekit.toolchain.shared_scales import LONGER_BITS, compact_scales, short
 
 
-def share_scales(content: bytes, floats: bytes) -> bytes:
-    """A quantized file with weights whose equal values are equal integers in all channels.
+def compact_weights(content: bytes, floats: bytes) -> bytes:
+    """A quantized file with other scales of its weights: see `shared_scales`.
 
     Args:
         content: the quantized file, of `tflite_quantize.quantize`.
@@ -74,7 +74,7 @@ def _share(model: Any, tensor: Any, values: np.ndarray) -> np.ndarray:
     if len(scales) < 2:
         return np.ones(1)
     channels = np.moveaxis(values, axis, 0).reshape(len(scales), -1)
-    shared = np.maximum(shared_scales(channels), scales).astype(np.float32)
+    shared = compact_scales(channels, scales).astype(np.float32)
     integers = np.clip(np.rint(channels / shared[:, None]), -127, 127).astype(np.int8)
     moved = integers.reshape(np.moveaxis(values, axis, 0).shape)
     _hold(model, tensor, np.moveaxis(moved, 0, axis))
@@ -86,8 +86,10 @@ def _rescale(model: Any, tensor: Any, factors: np.ndarray) -> np.ndarray:
     """Multiply the scales of a bias, which are those of its weights and what they are read with."""
     value = tflite_file.constant(model, tensor)
     if value is not None and value.dtype.kind == "i" and np.any(factors != 1):
+        wanted = tensor.quantization.scale * factors
         _hold(model, tensor, np.rint(value / factors).astype(value.dtype))
-        tensor.quantization.scale = (tensor.quantization.scale * factors).astype(np.float32)
+        # Kernels multiply the scales of weights and input themselves: this one is to be read.
+        tensor.quantization.scale = short(wanted, LONGER_BITS).astype(np.float32)
     return factors
 
 
