@@ -215,7 +215,8 @@ class _Pairs:
                 floor = compact_scales(rows, least).reshape(shape)
             integers, scales = symmetric(values, channels, floor)
             scales = scales.reshape(-1 if channels else ())
-            inputs = [self._constant(integers), self._constant(scales)]
+            stored = short(scales, LONGER_BITS).astype(np.float32) if self._compact else scales
+            inputs = [self._constant(integers), self._constant(stored)]
             if is_dense:
                 inputs.append(self._constant(np.zeros(scales.shape, np.int8)))
             self._weights[key] = self._new(), scales

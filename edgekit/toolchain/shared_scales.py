@@ -39,7 +39,8 @@ def compact_scales(channels: np.ndarray, own: np.ndarray) -> np.ndarray:
         channels: (C, N) weights, a row per output channel.
         own: (C,) the least scale of each.
     """
-    return np.maximum(short(shared_scales(channels), LONGER_BITS), short(own, WEIGHT_BITS))
+    shared, alone = shared_scales(channels), short(own, WEIGHT_BITS)
+    return np.where(shared > 0, np.maximum(shared, own), alone)
 
 
 def short(scales: np.ndarray, bits: int) -> np.ndarray:

@@ -78,7 +78,8 @@ def _share(model: Any, tensor: Any, values: np.ndarray) -> np.ndarray:
     integers = np.clip(np.rint(channels / shared[:, None]), -127, 127).astype(np.int8)
     moved = integers.reshape(np.moveaxis(values, axis, 0).shape)
     _hold(model, tensor, np.moveaxis(moved, 0, axis))
-    tensor.quantization.scale = shared
+    # What the integers were made with, but for some last bits that nothing depends on.
+    tensor.quantization.scale = short(shared, LONGER_BITS).astype(np.float32)
     return shared.astype(np.float64) / scales
 
 
