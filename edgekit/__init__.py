@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgekit.verbs.outcome import BudgetExceeded
     from edgekit.verbs.prune import PruneFailed, prune
     from edgekit.verbs.quantize import QuantizeFailed, quantize
+    from edgekit.verbs.run import RunFailed, run
     from edgekit.verbs.targets import list_targets
     from edgekit.verbs.train import train
     from edgekit.verbs.verify import VerifyFailed, verify
@@ -50,6 +51,7 @@ _HOMES = {
     "edgekit.verbs.outcome": ("BudgetExceeded",),
     "edgekit.verbs.prune": ("PruneFailed", "prune"),
     "edgekit.verbs.quantize": ("QuantizeFailed", "quantize"),
+    "edgekit.verbs.run": ("RunFailed", "run"),
     "edgekit.verbs.targets": ("list_targets",),
     "edgekit.verbs.train": ("train",),
     "edgekit.verbs.verify": ("VerifyFailed", "verify"),
@@ -66,6 +68,7 @@ __all__ = [
     "PruneFailed",
     "QuantizeFailed",
     "RecipeError",
+    "RunFailed",
     "RunnerError",
     "SourceError",
     "TargetError",
@@ -79,6 +82,7 @@ __all__ = [
     "list_targets",
     "prune",
     "quantize",
+    "run",
     "train",
     "verify",
 ]

@@ -9,14 +9,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DATA_FOLDER", "TEXT_IDS", "load_npz", "load_texts"]
+__all__ = ["DATA_FOLDER", "TEXT_IDS", "load_npz", "load_table", "load_texts"]
 
 DATA_FOLDER = "EDGEKIT_DATA"
 """The environment variable that names a folder of .npz files; it is asked first."""
@@ -25,6 +25,7 @@ TEXT_IDS = 20_004
 """Word ids of a text are below: three reserved ones and the 20,000 most frequent words from 4."""
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+TABLE_ARRAYS = ("x", "y")
 TEXT_ARRAYS = tuple(f"{s}_{a}" for s in ("train", "test") for a in ("tokens", "lengths", "labels"))
 
 
@@ -54,10 +55,32 @@ def load_texts(name: str) -> dict[str, np.ndarray]:
     return _load(name, TEXT_ARRAYS, lambda: _end_to_end(_from_keras(name, num_words=TEXT_IDS)))
 
 
+def load_table(name: Literal["california_housing", "boston_housing"]) -> dict[str, np.ndarray]:
+    """A data set of rows: `x` (rows, features) and `y` (rows,), in the order they were published.
+
+    `california_housing` (features as scikit-learn has them, prices in 100,000 USD) and
+    `boston_housing` (1,000 USD). They come from `<name>.npz` in the folder that EDGEKIT_DATA names
+    or, where that has no such file, from scikit-learn and from Keras, which download them once.
+
+    Raises:
+        RecipeError: neither way led to the data, or the file lacks an array.
+    """
+    source, download = {
+        # Keras has this one too, but with totals for averages and other columns.
+        "california_housing": ("sklearn.datasets.fetch_california_housing", _california),
+        "boston_housing": ("keras.datasets.boston_housing", _boston),
+    }[name]
+    return _load(name, TABLE_ARRAYS, download, source)
+
+
 def _load(
-    name: str, arrays: tuple[str, ...], from_keras: Callable[[], dict[str, np.ndarray]]
+    name: str,
+    arrays: tuple[str, ...],
+    download: Callable[[], dict[str, np.ndarray]],
+    source: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """The user's file or, where there is none, what Keras gives."""
+    """The user's file or, where there is none, what `source` (keras.datasets) downloads."""
+    source = source or f"keras.datasets.{name}"
     folder = os.environ.get(DATA_FOLDER)
     if folder:
         path = Path(folder).expanduser() / f"{name}.npz"
@@ -67,12 +90,12 @@ def _load(
     else:
         tried = f"{DATA_FOLDER} is not set"
     try:
-        return from_keras()
+        return download()
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise RecipeError(
-            f"no data set {name!r}: {tried}; keras.datasets.{name} failed: {error}",
+            f"no data set {name!r}: {tried}; {source} failed: {error}",
             hint=f"set {DATA_FOLDER} to a folder that holds {name}.npz with {', '.join(arrays)}, "
-            f"or run once with a network, so that keras.datasets.{name} can download it",
+            f"or run once with a network, so that {source} can download it",
         ) from error
 
 
@@ -108,3 +131,20 @@ def _end_to_end(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
         flat[f"{split}_lengths"] = np.fromiter(map(len, texts), np.int32)
         flat[f"{split}_labels"] = arrays[f"y_{split}"]
     return flat
+
+
+def _california() -> dict[str, np.ndarray]:
+    from sklearn.datasets import fetch_california_housing
+
+    houses = fetch_california_housing()
+    return {"x": houses.data, "y": houses.target}
+
+
+def _boston() -> dict[str, np.ndarray]:
+    import numpy as np
+
+    # Keras shuffles the rows by this seed: that is taken back.
+    shuffled = _from_keras("boston_housing", test_split=0.0, seed=113)
+    places = np.random.RandomState(113).permutation(len(shuffled["y_train"]))
+    order = np.argsort(places)
+    return {"x": shuffled["x_train"][order], "y": shuffled["y_train"][order]}

@@ -19,6 +19,7 @@ HIGHER_IS_BETTER = True
 FLOOR = 0.875
 EPOCHS = 15
 PEAK_RATE = 0.1
+PATIENCE = 5
 LABELS = (
     "T-shirt/top",
     "Trouser",
@@ -59,19 +60,21 @@ def build():
 def train(model, epochs=EPOCHS, callbacks=()):
     """The learning rate falls from its peak towards 0 along half a cosine.
 
-    Without that, the weights at the end of an epoch jump about, and so does the accuracy.
+    Without that, the weights at the end of an epoch jump about, and so does the accuracy. After
+    PATIENCE epochs that gained nothing training stops, with the weights of the best one.
     """
     import keras
 
     def rate(epoch):
         return PEAK_RATE * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
+    stop = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
     model.fit(
         *_examples("train"),
         validation_data=_examples("validation"),
         epochs=epochs,
         batch_size=64,
-        callbacks=[keras.callbacks.LearningRateScheduler(rate), *callbacks],
+        callbacks=[keras.callbacks.LearningRateScheduler(rate), stop, *callbacks],
         verbose=0,
     )
 

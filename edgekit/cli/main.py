@@ -11,6 +11,7 @@ import click
 from edgekit import __version__
 
 COMMANDS = (
+    "run",
     "train",
     "export",
     "prune",

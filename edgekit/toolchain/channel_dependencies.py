@@ -38,6 +38,8 @@ from edgekit.toolchain.channels import (
 )
 from edgekit.toolchain.layer_graph import LayerCall, LayerGraph
 
+OF_OUTPUT = "its channels are an output of the model"
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -73,7 +75,7 @@ def channels_of(graph: LayerGraph, shapes: Shapes, closed: Collection[str] = ())
         found.add(call)
     for number in graph.outputs:
         ids = found.tensors[number].tolist()
-        found.ids.reasons |= dict.fromkeys(ids, "its channels are an output of the model")
+        found.ids.reasons |= dict.fromkeys(ids, OF_OUTPUT)
     names = {name for call in graph.calls for name in _paths(call.name)} | {*graph.input_names}
     for name in closed:
         if name not in names:

@@ -5,10 +5,11 @@ What is done to the model meanwhile (quantization, pruning) is the caller's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def fine_tune(
         recipe = load_recipe(lesson.recipe)
         model.compile(**recipe.build()._compile_config.config)
         epochs = lesson.epochs or max(1, int(recipe.epochs * course.share_of_epochs))
-        recipe.train(model, epochs=epochs, callbacks=callbacks)
+        with _to_the_end(keras):
+            recipe.train(model, epochs=epochs, callbacks=callbacks)
         return
     model.compile(**_compile_arguments(keras, lesson.compiled))
     model.fit(
@@ -144,6 +146,18 @@ def fine_tune(
         shuffle=False,  # the batches are
         verbose=0,
     )
+
+
+@contextlib.contextmanager
+def _to_the_end(keras: Any) -> Iterator[None]:
+    """Within the block nothing stops early: the best epoch is one before the zeros came."""
+    stopping = keras.callbacks.EarlyStopping
+    kept = stopping.on_epoch_end, stopping.on_train_end
+    stopping.on_epoch_end = stopping.on_train_end = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        stopping.on_epoch_end, stopping.on_train_end = kept
 
 
 def _seed(model: Any, seed: int) -> None:

@@ -116,6 +116,9 @@ def set_weights(model: Any, weights: Mapping[str, np.ndarray]) -> None:
         if tuple(variable.shape) != weights[name].shape:
             raise ConversionError(f"Keras and tf_keras differ in the shape of {name!r}")
         variable.assign(weights[name])
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):  # what Normalization computes with is made of them
+            layer.finalize_state()
 
 
 def outputs_of(model: Any, feed: Mapping[str, np.ndarray]) -> Feed:

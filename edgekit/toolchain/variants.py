@@ -21,6 +21,7 @@ from edgekit.errors import ConversionError, EdgekitError
 from edgekit.toolchain import parts, synthetic, translation
 from edgekit.toolchain.callbacks import as_it_goes
 from edgekit.toolchain.calls import calls_of, layer_name
+from edgekit.toolchain.channel_dependencies import OF_OUTPUT
 from edgekit.toolchain.channel_pruning import without_channels
 from edgekit.toolchain.client import Toolchain
 from edgekit.toolchain.clustering import Clustering
@@ -157,6 +158,8 @@ def _cut(
     cut.model.save(path)
     by_reason: dict[str, list[str]] = {}
     for name, reason in cut.left.items():
+        if reason == OF_OUTPUT:  # of every model
+            continue
         by_reason.setdefault(reason, []).append(name)
     notes += [f"left with all channels: {_listed(n)}: {reason}" for reason, n in by_reason.items()]
     return [

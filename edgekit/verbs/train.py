@@ -93,7 +93,7 @@ def train(
             if (training / LOGS).exists():
                 (training / LOGS).rename(folder / LOGS)
             evidence.prepare(workspace, toolchain, None, progress)
-            return _judged(workspace, lesson, enough=epochs is None)
+            return _judged(workspace, lesson, enough=epochs is None and not lesson.alternative)
 
 
 @contextlib.contextmanager

@@ -185,13 +185,14 @@ def test_a_recipe_that_undoes_it_is_found_out(fault, said, tmp_path):
     assert "pass the callbacks" in error.value.hint
 
 
-def test_early_stopping_ends_with_all_zeros(tmp_path):
+def test_early_stopping_neither_stops_nor_brings_back_an_epoch_before_the_zeros(tmp_path):
     from edgekit.recipe import load_recipe
 
     stop = "[keras.callbacks.EarlyStopping('loss', min_delta=99, patience=1, "
     recipe = recipe_file(tmp_path, callbacks=stop + "restore_best_weights=True), *callbacks]")
     path = saved(load_recipe(recipe).build(), tmp_path / "m.keras")
-    made, _ = make(path, tmp_path, Pruning("sparse", 0.5), recipe=str(recipe), epochs=20)
+    made, done = make(path, tmp_path, Pruning("sparse", 0.5), recipe=str(recipe), epochs=20)
+    assert any(line.startswith("epoch 20/20") for line in done["said"])
     assert zeros_of(made) == {"hidden": 0.5, "y": 0.5}
 
 

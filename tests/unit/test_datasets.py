@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from edgekit.datasets import load_npz, load_texts
+from edgekit.datasets import load_npz, load_table, load_texts
 from edgekit.errors import RecipeError
 
 IMAGES = {
@@ -23,6 +23,7 @@ TEXTS = {
     "test_lengths": np.array([2, 2], np.int32),
     "test_labels": np.array([1, 0], np.uint8),
 }
+TABLE = {"x": np.arange(8, dtype=np.float32).reshape(4, 2), "y": np.arange(4, dtype=np.float32)}
 BOTH = pytest.mark.parametrize(("load", "arrays"), [(load_npz, IMAGES), (load_texts, TEXTS)])
 
 
@@ -117,3 +118,70 @@ def test_a_broken_file_is_not_passed_over(
     keras_datasets(lambda **_: pytest.fail("asked in spite of the file"))
     with pytest.raises(RecipeError, match=r"tiny\.npz cannot be used"):
         load("tiny")
+
+
+@pytest.mark.parametrize("name", ["california_housing", "boston_housing"])
+def test_tables_of_the_data_folder(name, tmp_path, monkeypatch):
+    np.savez(tmp_path / f"{name}.npz", **TABLE, columns=np.array(["a", "b"]))
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    loaded = load_table(name)
+    assert list(loaded) == ["x", "y"]
+    for array in TABLE:
+        np.testing.assert_array_equal(loaded[array], TABLE[array])
+
+
+def test_california_comes_from_scikit_learn(monkeypatch):
+    from sklearn import datasets
+    from sklearn.utils import Bunch
+
+    houses = Bunch(data=TABLE["x"], target=TABLE["y"], feature_names=["a", "b"])
+    monkeypatch.setattr(datasets, "fetch_california_housing", lambda: houses)
+    monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+    loaded = load_table("california_housing")
+    assert list(loaded) == ["x", "y"]
+    assert loaded["x"] is TABLE["x"]
+    assert loaded["y"] is TABLE["y"]
+
+
+def test_boston_of_keras_is_in_the_order_of_the_file(monkeypatch):
+    def load_data(test_split, seed):
+        # As Keras does.
+        x, y = np.arange(100).reshape(50, 2), np.arange(50)
+        indices = np.arange(len(x))
+        np.random.RandomState(seed).shuffle(indices)
+        x, y = x[indices], y[indices]
+        train = int(len(x) * (1 - test_split))
+        return (x[:train], y[:train]), (x[train:], y[train:])
+
+    module = types.ModuleType("keras.datasets.boston_housing")
+    module.load_data = load_data
+    monkeypatch.setitem(sys.modules, "keras.datasets.boston_housing", module)
+    monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+    loaded = load_table("boston_housing")
+    np.testing.assert_array_equal(loaded["x"], np.arange(100).reshape(50, 2))
+    np.testing.assert_array_equal(loaded["y"], np.arange(50))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("california_housing", "sklearn.datasets.fetch_california_housing"),
+        ("boston_housing", "keras.datasets.boston_housing"),
+    ],
+)
+def test_a_table_that_cannot_be_had_names_both_ways(name, source, tmp_path, monkeypatch):
+    from sklearn import datasets
+
+    def fail(**_):
+        raise OSError("no network")
+
+    module = types.ModuleType("keras.datasets.boston_housing")
+    module.load_data = fail
+    monkeypatch.setitem(sys.modules, "keras.datasets.boston_housing", module)
+    monkeypatch.setattr(datasets, "fetch_california_housing", fail)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    with pytest.raises(RecipeError) as caught:
+        load_table(name)
+    assert f"which has no {name}.npz; {source} failed: no network" in str(caught.value)
+    assert f"{name}.npz with x, y" in caught.value.hint
+    assert f"{source} can download it" in caught.value.hint
