@@ -117,7 +117,17 @@ def mobilenet():
     return model
 
 
+def adapted():
+    """What its first layer computes with is made of its weights."""
+    import keras
+
+    first = keras.layers.Normalization()
+    first.adapt(np.random.default_rng(0).normal(5, 20, (64, 3)))
+    return keras.Sequential([keras.Input((3,)), first, keras.layers.Dense(2)])
+
+
 BUILDERS = {
+    "adapted": adapted,
     **{name: chain(name) for name in CHAINS},
     "words": words,
     "bidirectional": bidirectional,
