@@ -36,7 +36,7 @@ from edgekit.types import (
     SearchRecord,
 )
 from edgekit.verbs.bench import BenchRow
-from edgekit.verbs.prune import Gain, PruneResult
+from edgekit.verbs.prune import FASTER, Gain, PruneResult
 from edgekit.verbs.targets import TargetStatus
 from edgekit.workspace import Workspace
 
@@ -151,7 +151,7 @@ _COUNTED = {"structured": "channels", "sparse": "zeros", "cluster": "values"}
 
 def pruned(result: PruneResult) -> Table:
     """The files of a pruned model beside those of the model before."""
-    metric = metric_name(result.accuracy) if result.accuracy else ""
+    metric = metric_name(result.accuracy)
     heads = ("size", "gzip", "in memory", metric, "p50", "gzip ×", "speed ×")
     table = new_table("artifact", *heads)
     metrics = {a.artifact: a for a in result.accuracy}
@@ -194,25 +194,41 @@ def pruning_cost(result: PruneResult) -> str:
 
 def gained(gains: Sequence[Gain]) -> list[str]:
     """What the files of a pruned model gain, or that they do not, and what would help."""
-    lines, others = [], []
-    for gain in gains:
-        if gain.before is None:
-            continue
-        if not (gain.is_smaller or gain.is_faster):
-            others.append(gain.artifact)
-            continue
-        smaller = f"{gain.before.size_bytes / gain.size_bytes:.1f}× smaller"
-        zipped = f"{gain.before.gzip_bytes / gain.gzip_bytes:.1f}× gzipped"
-        faster = f", {times(gain.speedup)} as fast" if gain.speedup else ""
-        lines.append(f"{gain.artifact}: {smaller} ({zipped}){faster}")
+    compared = [(gain, gain.before) for gain in gains if gain.before is not None]
+    lines = []
+    for gain, before in compared:
+        if gain.is_smaller or gain.is_faster:
+            smaller = f"{before.size_bytes / gain.size_bytes:.1f}× smaller"
+            zipped = f"{before.gzip_bytes / gain.gzip_bytes:.1f}× gzipped"
+            lines.append(f"{gain.artifact}: {smaller} ({zipped}){_speed(gain)}")
+    others = [gain.artifact for gain, _ in compared if not (gain.is_smaller or gain.is_faster)]
     if others:
         lines.append(
-            f"no smaller and no faster, but for gzip: {', '.join(others)}. "
-            "Zeros and repeated values are stored and multiplied like all others. "
-            "What helps: --structured (size and time), int8 (size and time), "
-            "and in tflite --sparse-encoding (size)"
+            f"no smaller and no faster, but for gzip: {', '.join(others)}. Zeros and repeated "
+            f"values are stored and multiplied like all others.{_advice(others)}"
         )
     return lines
+
+
+def _speed(gain: Gain) -> str:
+    if gain.speedup is None:
+        return ""
+    if gain.is_faster:
+        return f", {times(gain.speedup)} as fast"
+    return ", as fast" if gain.speedup >= FASTER else f", slower ({times(gain.speedup)} as fast)"
+
+
+def _advice(ids: Sequence[str]) -> str:
+    """What would make such files smaller or faster: what was not done yet."""
+    ways = {
+        "--structured (size and time)": any("structured" not in id for id in ids),
+        "int8 (size and time)": any("int8." not in id for id in ids),
+        "--sparse-encoding (size; with --pattern 4x1 also time)": any(
+            "sparse" in id and id.endswith("fp32.tflite") for id in ids
+        ),
+    }
+    helps = [way for way, does in ways.items() if does]
+    return f" What helps: {', '.join(helps)}" if helps else ""
 
 
 def explanation(found: Explanation) -> Table:
@@ -289,10 +305,10 @@ def conditions(records: Sequence[LatencyRecord]) -> list[str]:
             f"{counted(len(first.timings), 'process', 'processes')} each, interleaved",
             ", ".join(runtimes),
         ]
-    return [*lines, *_disturbances(records)]
+    return [*lines, *disturbances(records)]
 
 
-def _disturbances(records: Sequence[LatencyRecord]) -> list[str]:
+def disturbances(records: Sequence[LatencyRecord]) -> list[str]:
     """Each kind of warning once, at its worst, with the artifacts that it concerns."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for record in records:

@@ -220,16 +220,22 @@ class Workspace:
         for name in stale & {*data}:
             (self.path / data[name].path).unlink(missing_ok=True)
 
-    def take_variant(self, name: str, staged: Path, step: Step) -> None:
-        """Take over a staged Keras model; what an earlier one led to is dropped."""
+    def take_variant(self, name: str, staged: Path, step: Step) -> list[str]:
+        """Take over a staged Keras model.
+
+        Returns:
+            The files that an earlier one led to, which are dropped.
+        """
         info = VariantInfo(staged.name, sha256(staged), step)
         before = self.manifest.variants.get(name)
+        dropped: list[str] = []
         if before is not None and before.sha256 != info.sha256:
-            self._drop_variant(name)
+            dropped = self._drop_variant(name)
         os.replace(staged, self.path / info.path)
         self.change(variants={**self.manifest.variants, name: info})
+        return dropped
 
-    def _drop_variant(self, name: str) -> None:
+    def _drop_variant(self, name: str) -> list[str]:
         """Forget a model, those that were made from it, their artifacts and outputs."""
         gone = {v for v in self.manifest.variants if f"{v}-".startswith(f"{name}-")}
         artifacts = {a.id: a for a in self.manifest.artifacts if a.model in gone}
@@ -254,6 +260,7 @@ class Workspace:
         self.change(**changes)
         for path in paths:
             _remove(self.path / path)
+        return [*sorted(gone - {name}), *artifacts]
 
     def publish(self, artifact: Artifact, staged: Path, *records: Record) -> None:
         """Take over a staged artifact with its records; those of an earlier one are dropped."""

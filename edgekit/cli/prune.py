@@ -156,3 +156,5 @@ def _print(result: PruneResult) -> None:
     options.print_failures(result.failures)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
+    for line in tables.disturbances(result.latency):
+        click.echo(line, err=True)

@@ -174,3 +174,5 @@ def _print(result: QuantizeResult) -> None:
     options.print_failures(result.failures)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
+    for line in tables.disturbances(result.latency):
+        click.echo(line, err=True)

@@ -35,4 +35,10 @@ def amounts(pruning: Pruning, names: Sequence[str]) -> dict[str, float]:
                 hint=f"these can be: {', '.join(names)}",
             )
         found |= dict.fromkeys(fitting, amount)
-    return {name: amount for name, amount in found.items() if amount}
+    taken = {name: amount for name, amount in found.items() if amount}
+    if not taken:
+        raise ConversionError(
+            "nothing is left to prune: every layer that could be is left as it is",
+            hint=f"these can be: {', '.join(names)}",
+        )
+    return taken

@@ -233,7 +233,7 @@ def _compiled(file: Path) -> dict[str, Any]:
     if file.is_file() and h5py.is_hdf5(file):
         with h5py.File(file) as archive:
             told = json.loads(archive.attrs.get("training_config", "{}"))
-        return {**told, "optimizer": told.get("optimizer_config")}
+        return {**told, "optimizer": told.get("optimizer_config")} if told else {}
     return {}
 
 

@@ -93,6 +93,8 @@ class _Smaller:
         return self.layers[id(old)][1]
 
     def _built(self, old: Any) -> Any:
+        if hasattr(old, "get_vocabulary"):
+            return old  # its table is no weight, and not in its configuration
         config = old.get_config()
         if id(old) in self.channels.sizes:
             setting, ids = self.channels.sizes[id(old)]

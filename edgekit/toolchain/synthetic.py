@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from edgekit.toolchain.model import Model
 from edgekit.types import FREE_DIMENSION
+
+_WORDS = ("a", "day", "good", "of", "not", "the", "was", "year", "0", "1")
+"""Texts are made of them; most vocabularies have some."""
 
 
 def feed(model: Model, rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -19,6 +23,10 @@ def feed(model: Model, rows: int, seed: int) -> dict[str, np.ndarray]:
     arrays = {}
     for spec in model.inputs:
         shape = (rows, *(FREE_DIMENSION if d is None else d for d in spec.shape[1:]))
+        if spec.dtype == "string":
+            texts = [" ".join(random.choice(_WORDS, 4)) for _ in range(math.prod(shape))]
+            arrays[spec.name] = np.array(texts, object).reshape(shape)
+            continue
         kind = np.dtype(spec.dtype).kind
         if kind == "f":
             value: Any = random.standard_normal(shape)

@@ -45,6 +45,9 @@ ROWS = 8
 BUILDING, TRAINING = 300, 4 * 3600
 """Seconds that TFMOT's process may take."""
 
+OFF = 0.03
+"""A share of channels that is farther from what was asked for is said."""
+
 SHOWN = 6
 """Names of layers that a note lists; the others are counted."""
 
@@ -116,7 +119,8 @@ def make_variant(
         except EdgekitError as error:
             if engine == "tfmot":
                 raise
-            notes.append(f"fine-tuned without TFMOT, which cannot follow: {error.message}")
+            reason = error.message.partition("\n")[0]
+            notes.append(f"fine-tuned without TFMOT, which cannot follow: {reason}")
     if used == "native":
         _here(part.model, technique, lesson, zeros, progress)
         check()
@@ -162,6 +166,13 @@ def _cut(
             continue
         by_reason.setdefault(reason, []).append(name)
     notes += [f"left with all channels: {_listed(n)}: {reason}" for reason, n in by_reason.items()]
+    before, after = (sum(sizes) for sizes in zip(*cut.channels.values(), strict=True))
+    share = 1 - after / before
+    if not pruning.layers and abs(share - pruning.amount) > OFF:
+        notes.append(
+            f"{share:.0%} of the channels went: what is kept of a layer is a multiple of 4, 8 or "
+            "16, in which kernels compute"
+        )
     return [
         {"name": name, "before": before, "after": after}
         for name, (before, after) in cut.channels.items()

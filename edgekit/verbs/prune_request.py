@@ -35,8 +35,9 @@ def asked_for(
     asked = [
         name
         for name, is_given in {
-            "--sparsity": sparsity is not None or pattern is not None,
+            "--sparsity": sparsity is not None,
             "--structured": structured or ratio is not None,
+            "--pattern": pattern is not None and sparsity is None,
             "--clusters": clusters is not None,
         }.items()
         if is_given
@@ -88,10 +89,10 @@ def _layer(text: str) -> tuple[str, float]:
 
 def _pattern(pattern: str, sparsity: float | None, amount: float, searches: bool) -> float:
     """The amount that goes with a pattern of zeros."""
-    if not re.fullmatch(r"2:4|[1-9]\d?x[1-9]\d?", pattern):
+    if not re.fullmatch(r"2:4|([1-9]|1[0-6])x([1-9]|1[0-6])", pattern):
         raise ConversionError(
             f"{pattern!r} is no pattern of zeros",
-            hint="2:4, or blocks of inputs x outputs such as 4x1",
+            hint="2:4, or blocks of inputs x outputs such as 4x1, up to 16x16",
         )
     if pattern == "2:4" and (searches or sparsity not in (None, 0.5)):
         raise ConversionError(

@@ -11,6 +11,7 @@ from edgekit import evidence
 from edgekit.agent.arrays import save_arrays
 from edgekit.agent.protocol import encode
 from edgekit.errors import ConversionError
+from edgekit.proof import labelled
 from edgekit.toolchain.client import Toolchain
 from edgekit.types import PRUNINGS, Progress, Pruning, Step
 from edgekit.workspace import Workspace
@@ -30,7 +31,8 @@ def variant_name(base: str | None, pruning: Pruning | None) -> str:
     order = (*PRUNINGS, QAT)
     new = QAT if pruning is None else pruning.kind
     before = re.sub(r"\d+$", "", (base or "").rpartition("-")[2])
-    if before and order.index(before) >= order.index(new):
+    # A name that no variant has is refused where it is looked up.
+    if before in order and order.index(before) >= order.index(new):
         raise ConversionError(
             f"{base} cannot be made {new} after that", hint=f"the order is {', '.join(order)}"
         )
@@ -65,7 +67,8 @@ def take_variant(
     if known is None or not is_same or known.step.parent != workspace.model_of(base)[1]:
         with workspace.staging() as staging:
             made = make_variant(workspace, toolchain, base, pruning, epochs, staging, progress)
-            workspace.take_variant(name, *made)
+            if dropped := workspace.take_variant(name, *made):
+                progress(f"{name} was made anew; dropped with the one before: {', '.join(dropped)}")
     evidence.prepare_variant(workspace, toolchain, name, progress)
     return name
 
@@ -93,6 +96,7 @@ def make_variant(
     path = folder / f"{name}{suffix}"
     recipe = evidence.recipe_of(workspace) if epochs != 0 else None
     rows = evidence.calibration(workspace) if epochs != 0 and recipe is None else None
+    targets = rows.targets if rows and _are_judged(workspace) else {}
     progress(f"making {name}")
     answer = toolchain.call(
         "make_variant",
@@ -101,7 +105,7 @@ def make_variant(
         keeps_zeros="sparse" in (base or ""),
         recipe=recipe.reference if recipe else None,
         feed=save_arrays(rows.feed, folder / "feed") if rows else None,
-        targets=save_arrays(rows.targets, folder / "targets") if rows else None,
+        targets=save_arrays(targets, folder / "targets") if rows else None,
         epochs=epochs,
         path=str(path),
         timeout=LONGEST_S,
@@ -118,6 +122,17 @@ def make_variant(
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     return path, step
+
+
+def _are_judged(workspace: Workspace) -> bool:
+    """Whether the samples' labels say of each output how good it is.
+
+    Where they do not, as those of a regression, all that follows is held to the model's own
+    outputs, and so must the training be.
+    """
+    outputs = {spec.name for spec in workspace.manifest.source.signature.outputs}
+    with evidence.opened(workspace) as held:
+        return outputs <= set(labelled(held))
 
 
 def notes(workspace: Workspace, variant: str | None) -> tuple[str, ...]:

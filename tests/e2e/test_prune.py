@@ -124,6 +124,18 @@ def test_without_rows_it_is_pruned_at_once_and_the_cost_is_said(keras_files, tmp
     assert "not trained" in done.err
 
 
+def test_labels_that_do_not_judge_are_not_trained_on(keras_files, labelled, tmp_path):
+    """Labels of a regression are far from what the model says: all is held to the model."""
+    arrays = dict(np.load(labelled))
+    np.savez(tmp_path / "rows.npz", **arrays, y=np.full((ROWS, 1), 1e6, np.float32))
+    samples = ("--samples", tmp_path / "rows.npz", "-o", tmp_path / "ws")
+    command = ("prune", keras_files / "spread.keras", *samples, "--sparsity", "0.1")
+    done = run_edgekit(*command, "--epochs", "2", "--to", "tflite", "--json")
+    assert done.code == 0, done.err
+    assert any("no labels: fine-tuned towards" in w for w in done.json["warnings"])
+    assert done.json["outputs"][0]["sqnr_db"] > 0
+
+
 def test_channels_go_and_the_file_is_smaller(keras_files, labelled, tmp_path):
     command = ("prune", keras_files / "spread.keras", "--samples", labelled, "-o", tmp_path / "ws")
     done = run_edgekit(*command, "--structured", "--epochs", "2", "--json")

@@ -389,3 +389,18 @@ def test_a_mixed_policy_stays():
     finally:
         keras.config.set_dtype_policy("float32")
     assert {x.dtype_policy.name for x in found.layers[1:]} == {"mixed_float16"}
+
+
+def test_a_table_of_words_goes_along(tmp_path):
+    words = keras.layers.TextVectorization(max_tokens=12, output_sequence_length=5, name="words")
+    words.adapt(["the day was good", "not a good year", "0 of 1"])
+    layers = [words, keras.layers.Embedding(12, 8), keras.layers.GlobalAveragePooling1D()]
+    layers += [keras.layers.Dense(16, "tanh"), keras.layers.Dense(3, name="y")]
+    model = keras.Sequential([keras.Input((), dtype="string"), *layers])
+    cut = without_channels(model, HALF)
+    assert sorted(cut.channels.values()) == [(8, 4), (16, 8)]
+    cut.model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.get_layer("words").get_vocabulary() == words.get_vocabulary()
+    rows = keras.ops.convert_to_tensor(["good year", "a day"])
+    np.testing.assert_allclose(again(rows), cut.model(rows), rtol=1e-6)

@@ -33,6 +33,12 @@ def test_a_pattern_that_fits_nothing_is_refused():
     assert "stem, body/conv1" in caught.value.hint
 
 
+def test_all_layers_left_as_they_are_is_nothing_to_prune():
+    for options in ({"layers": (("*", 0),)}, {"skip_first": True, "skip_last": True}):
+        with pytest.raises(ConversionError, match="nothing is left to prune"):
+            amounts(Pruning("sparse", 0.8, **options), ("stem", "head"))
+
+
 def test_a_model_of_which_nothing_can_be_pruned_is_refused():
     with pytest.raises(ConversionError, match="no layer that could be pruned"):
         amounts(Pruning("sparse", 0.8), ())

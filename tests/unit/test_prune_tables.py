@@ -24,7 +24,7 @@ def test_a_gain_is_told_in_figures():
     cut = replace(SPARSE, size_bytes=40_000, p50_ns=20_000.0)
     assert gained([cut]) == ["sparse80-fp32.tflite: 2.5× smaller (3.0× gzipped), 2.5× as fast"]
     smaller = replace(SPARSE, size_bytes=40_000)
-    assert gained([smaller]) == ["sparse80-fp32.tflite: 2.5× smaller (3.0× gzipped), 1.0× as fast"]
+    assert gained([smaller]) == ["sparse80-fp32.tflite: 2.5× smaller (3.0× gzipped), as fast"]
 
 
 def test_what_cannot_be_compared_or_timed_is_not_called_faster():
@@ -38,3 +38,22 @@ def test_those_without_a_gain_share_a_line():
     onnx = replace(SPARSE, artifact="sparse80-fp32.onnx")
     [line] = gained([SPARSE, onnx])
     assert "sparse80-fp32.tflite, sparse80-fp32.onnx" in line
+
+
+def test_times_that_are_far_apart_show_no_gain():
+    steady, noisy = replace(SPARSE, p50_ns=40_000.0), replace(SPARSE, p50_ns=40_000.0, spread=0.3)
+    assert steady.is_faster
+    assert not noisy.is_faster
+
+
+def test_a_file_that_got_slower_is_called_so():
+    [line] = gained([replace(SPARSE, size_bytes=40_000, p50_ns=100_000.0)])
+    assert line.endswith(", slower (0.5× as fast)")
+
+
+def test_nothing_is_advised_that_was_done():
+    done = replace(SPARSE, artifact="structured50-sparse80-int8.onnx")
+    [line] = gained([done])
+    assert "What helps" not in line
+    [line] = gained([replace(SPARSE, artifact="cluster16-fp32.tflite")])
+    assert "--sparse-encoding" not in line
