@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 WIDTH, HEIGHT = 360, 200
-LEFT, TOP, GAP = 56, 48, 40
+LEFT, TOP, GAP = 56, 48, 80
 HELD_OUT = "val_"
 MOST = 4
 """Figures that are drawn; others are in the logs."""
@@ -30,7 +30,7 @@ def draw_curves(path: Path, title: str, history: Sequence[Mapping[str, float]]) 
         history: figures by name for each epoch, those on held-out rows as "val_<name>".
     """
     names = [n for n in history[-1] if not n.startswith(HELD_OUT) and n != "learning_rate"][:MOST]
-    width = LEFT + len(names) * (WIDTH + GAP)
+    width = LEFT + len(names) * (WIDTH + GAP) - GAP + 24
     height = TOP + HEIGHT + 60
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '

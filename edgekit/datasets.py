@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import gzip
 import importlib
 import itertools
 import os
@@ -16,7 +18,15 @@ from edgekit.errors import RecipeError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DATA_FOLDER", "TEXT_IDS", "load_npz", "load_table", "load_texts"]
+__all__ = [
+    "DATA_FOLDER",
+    "TEXT_IDS",
+    "load_npz",
+    "load_recordings",
+    "load_reviews",
+    "load_table",
+    "load_texts",
+]
 
 DATA_FOLDER = "EDGEKIT_DATA"
 """The environment variable that names a folder of .npz files; it is asked first."""
@@ -26,6 +36,8 @@ TEXT_IDS = 20_004
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TABLE_ARRAYS = ("x", "y")
+RECORDING_ARRAYS = ("samples", "lengths", "labels", "takes", "speakers", "sample_rate")
+REVIEW_COLUMNS = ("title", "review", "department", "class", "rating", "recommended")
 TEXT_ARRAYS = tuple(f"{s}_{a}" for s in ("train", "test") for a in ("tokens", "lengths", "labels"))
 
 
@@ -71,6 +83,67 @@ def load_table(name: Literal["california_housing", "boston_housing"]) -> dict[st
         "boston_housing": ("keras.datasets.boston_housing", _boston),
     }[name]
     return _load(name, TABLE_ARRAYS, download, source)
+
+
+def load_recordings() -> dict[str, np.ndarray]:
+    """Digits from 0 to 9 as six people said them, fifty times each.
+
+    `samples`, int16, has all recordings end to end; `lengths`, how many are each one's; `labels`
+    the digits; `takes` from 0 to 49, of which 0 to 4 are the official test; `speakers` from 0 on;
+    `sample_rate` in Hz. They come from `spoken_digits.npz` in the folder that EDGEKIT_DATA names,
+    and from nowhere else: they are the Free Spoken Digit Dataset, which GitHub has as .wav files.
+
+    Raises:
+        RecipeError: there is no such file, or it lacks an array.
+    """
+    path = _only_file(
+        "spoken_digits.npz",
+        f"an archive with {', '.join(RECORDING_ARRAYS)}: the Free Spoken Digit Dataset of GitHub",
+    )
+    return _read(path, RECORDING_ARRAYS)
+
+
+def load_reviews() -> dict[str, np.ndarray]:
+    """Customers' reviews of clothes, a row each, as columns.
+
+    `title`, `review`, `department` and `class` are strings; `rating` is from 1 to 5, `recommended`
+    0 or 1. They come from `clothing_reviews.csv.gz` in the folder that EDGEKIT_DATA names, and from
+    nowhere else: they are "Women's E-Commerce Clothing Reviews", which Kaggle gives to its members.
+
+    Raises:
+        RecipeError: there is no such file, or it lacks a column.
+    """
+    import numpy as np
+
+    wanted = f"a CSV file with the columns {', '.join(REVIEW_COLUMNS)}, gzipped"
+    path = _only_file(
+        "clothing_reviews.csv.gz",
+        f"{wanted}: Kaggle's Women's E-Commerce Clothing Reviews under these names, without rows "
+        "that lack title or review",
+    )
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            rows = [[row[name] for name in REVIEW_COLUMNS] for row in csv.DictReader(file)]
+        columns = dict(zip(REVIEW_COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
+        numbers = {name: columns[name].astype(np.int64) for name in ("rating", "recommended")}
+    except Exception as error:  # as many kinds as there are ways to break such a file
+        raise RecipeError(
+            f"{path} cannot be used: {type(error).__name__}: {error}", hint=f"it must be {wanted}"
+        ) from error
+    return columns | numbers
+
+
+def _only_file(name: str, wanted: str) -> Path:
+    """A file of the user's that nothing here can download."""
+    folder = os.environ.get(DATA_FOLDER)
+    path = Path(folder or "").expanduser() / name
+    if folder and path.is_file():
+        return path
+    tried = f"is {folder}, which has no {name}" if folder else "is not set"
+    raise RecipeError(
+        f"no data set {name.partition('.')[0]!r}: {DATA_FOLDER} {tried}",
+        hint=f"set {DATA_FOLDER} to a folder that holds {name}, {wanted}",
+    )
 
 
 def _load(

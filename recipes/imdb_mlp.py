@@ -2,8 +2,8 @@
 
 The books give it a multi-hot row: 10,000 numbers, 1 where the review has the word. Such a row is
 40 kB, nearly all zeros, and a dense layer on it only adds up the rows of its matrix that belong to
-the words. So the files here take the words' ids and look these rows up: the same sums, a hundredth
-of the input and of the multiplications. A bias is the row of word 1, which starts every review.
+the words. So the files here take the words' ids and look these rows up: the same sums, of a
+twentieth of the input. A bias is the row of word 1, which starts every review.
 
 The alternatives are the books' ways against overfitting, and what they are compared with.
 """
@@ -23,7 +23,7 @@ EPOCHS = 8
 BATCH = 512
 LABELS = ("bad", "good")
 VOCABULARY = 10_000
-# One review in a thousand has more different words; these lose the rarest.
+# One review in some thousand has more different words, and loses the rarest.
 WORDS = 512
 PADDING, UNKNOWN = 0, 2
 
@@ -67,7 +67,7 @@ def build_larger():
 
 
 def train(model, epochs=EPOCHS, callbacks=()):
-    """It overfits after three or four epochs, an alternative earlier or later: the best counts."""
+    """It overfits after some epochs, each alternative after others: edgekit keeps the best."""
     model.fit(
         *_examples("train"),
         validation_data=_examples("validation"),

@@ -41,9 +41,7 @@ def build():
     x = layers.Dense(64, activation="relu")(x)
     topic = layers.Dense(TOPICS, activation="softmax", name="topic")(x)
     model = keras.Model(words, topic, name="reuters_mlp")
-    model.compile(
-        optimizer="rmsprop", loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    model.compile(optimizer="rmsprop", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+
 import numpy as np
 import pytest
 
@@ -215,7 +218,14 @@ def test_xor_is_exclusive_or(split):
 
 
 @pytest.mark.parametrize(
-    ("name", "output"), [("perceptron_iris", "setosa"), ("xor_mlp", "xor"), ("linear_2d", "cloud")]
+    ("name", "output"),
+    [
+        ("perceptron_iris", "setosa"),
+        ("xor_mlp", "xor"),
+        ("linear_2d", "cloud"),
+        ("imdb_mlp", "good"),
+        ("imdb_transformer", "good"),
+    ],
 )
 def test_one_score_is_for_the_second_class_from_a_half_on(name, output):
     recipe = load_recipe(name)
@@ -223,3 +233,201 @@ def test_one_score_is_for_the_second_class_from_a_half_on(name, output):
     scores = np.array([[0.5], [0.49], [1.2], [-0.3]], np.float32)
     targets = np.array([[1], [0], [1], [1]])
     assert recipe.evaluate({output: scores}, {output: targets}) == {"accuracy": 0.75}
+
+
+def write_texts(path, rows, texts):
+    """`texts(part, row)` are the ids of a text; the labels take turns."""
+    arrays = {}
+    for part, count in rows.items():
+        these = [np.array(texts(part, row), np.uint16) for row in range(count)]
+        arrays |= {
+            f"{part}_tokens": np.concatenate(these),
+            f"{part}_lengths": np.array([len(text) for text in these]),
+            f"{part}_labels": (np.arange(count) % 2).astype(np.uint8),
+        }
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "rows", "width"),
+    [
+        ("imdb_mlp", "imdb", {"train": 5_510, "validation": 5_000}, 512),
+        ("reuters_mlp", "reuters", {"train": 1_010, "validation": 500}, 448),
+    ],
+)
+def test_words_come_once(name, data, rows, width, tmp_path, monkeypatch):
+    # Words 100 to 9,999 stand for the row; test texts have the word 50 as well.
+    def text(part, row):
+        own = [100 + row // 90, 5_000 + row % 90]
+        return [1, own[1], 7, 20_003, 7, own[0], 10_000, *([50] if part == "test" else [])]
+
+    count = sum(rows.values())
+    write_texts(tmp_path / f"{data}.npz", {"train": count, "test": 4}, text)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+
+    def row_of(feed, targets):
+        words = feed["words"]
+        assert words.dtype == np.int32
+        assert words.shape[1] == width
+        in_test = words[:, 3] == 50
+        own = np.where(in_test[:, np.newaxis], words[:, 4:6], words[:, 3:5])
+        numbers = 90 * (own[:, 0] - 100) + own[:, 1] - 5_000
+        np.testing.assert_array_equal(next(iter(targets.values())).ravel(), numbers % 2)
+        np.testing.assert_array_equal(words[:, :3], [[1, 2, 7]] * len(words))
+        np.testing.assert_array_equal(np.count_nonzero(words, axis=1), 5 + in_test)
+        assert not words[:, 6:].any()
+        return [(bool(test), int(number)) for test, number in zip(in_test, numbers, strict=True)]
+
+    assert {k: len(v) for k, v in splits_of(name, row_of).items()} == {
+        **rows,
+        "train": count - rows["validation"],
+        "calibration": 500,
+        "test": 4,
+    }
+
+
+@pytest.mark.parametrize(("name", "width"), [("imdb_mlp", 512), ("reuters_mlp", 448)])
+def test_of_too_many_different_words_the_rare_ones_are_left_out(name, width):
+    module = load_recipe(name).module
+    tokens = np.concatenate([[9, 9], np.arange(600, 0, -1), [8]])
+    long, short = module._different_words(tokens, np.array([2, 600, 1]), slice(1, None))
+    np.testing.assert_array_equal(long, np.arange(1, width + 1))
+    np.testing.assert_array_equal(short[:2], [8, 0])
+
+
+def test_a_transformer_reads_the_end_of_a_review(tmp_path, monkeypatch):
+    # The last word stands for the row; test reviews have 50 before it.
+    def text(part, row):
+        start = [1, 3, *[11] * (300 if row % 2 else 0), 20_001]
+        return [*start, 50 if part == "test" else 51, 100 + row]
+
+    write_texts(tmp_path / "imdb.npz", {"train": 2_600, "test": 4}, text)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+
+    def row_of(feed, targets):
+        tokens = feed["tokens"]
+        assert tokens.dtype == np.int32
+        assert tokens.shape[1] == 200
+        rows = tokens[:, -1] - 100
+        np.testing.assert_array_equal(rows % 2, targets["good"][:, 0])
+        assert set(tokens[:, -3]) == {2}
+        long = tokens[rows % 2 == 1]
+        assert (long[:, :-3] == 11).all()
+        np.testing.assert_array_equal(
+            np.unique(tokens[rows % 2 == 0][:, :-3], axis=0)[0, -3:], [0, 1, 3]
+        )
+        return [tuple(row) for row in tokens[:, -2:].tolist()]
+
+    assert {k: len(v) for k, v in splits_of("imdb_transformer", row_of).items()} == {
+        "train": 600,
+        "validation": 2_000,
+        "calibration": 500,
+        "test": 4,
+    }
+
+
+@pytest.fixture
+def tickets(tmp_path, monkeypatch):
+    """6,003 reviews, each with its number in title and text; two of them are there again."""
+    module = load_recipe("tickets").module
+    with gzip.open(tmp_path / "clothing_reviews.csv.gz", "wt", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["title", "review", "department", "class", "rating", "recommended"])
+        for row in [*range(6_000), 0, 0, 5_999]:
+            number = f"{7_919 * row % 6_000:04}"  # the first 500 have every digit at every place
+            pairs = zip("wxyz", number, strict=True)
+            words = " ".join(place + "abcdefghij"[int(digit)] for place, digit in pairs)
+            late = "zz " if row >= 500 else ""  # a word that no training review has
+            tag, kind = module.TAGS[row % 6], module.DEPARTMENTS[row % 20]
+            out.writerow([words.upper(), f"{late}It's {words}!", tag, kind, 1 + row % 5, row % 2])
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    return module
+
+
+def test_ticket_splits(tickets):
+    places = tickets.vocabulary()
+    assert set(places["body"]) - set(places["title"]) == {"it's"}
+    assert "zz" not in places["body"]
+
+    def row_of(feed, targets):
+        assert list(feed) == ["title", "body", "tags"]
+        assert all(array.dtype == np.float32 for array in feed.values())
+        rows = []
+        for title in feed["title"]:
+            words = sorted(places["title"][i] for i in np.flatnonzero(title))
+            rows.append(tuple(words))
+        for title, body in zip(rows, feed["body"], strict=True):
+            assert {places["body"][i] for i in np.flatnonzero(body)} == {*title, "it's"}
+        numbers = targets["department"] % 2
+        np.testing.assert_array_equal(numbers, targets["priority"][:, 0])
+        assert (feed["tags"].sum(axis=1) == 1).all()
+        np.testing.assert_array_equal(feed["tags"].argmax(axis=1) % 2, numbers)
+        return rows
+
+    assert {k: len(v) for k, v in splits_of("tickets", row_of).items()} == {
+        "train": 500,
+        "validation": 1_500,
+        "calibration": 500,
+        "test": 4_000,
+    }
+
+
+def test_tickets_are_judged_by_both_accuracies():
+    recipe = load_recipe("tickets")
+    outputs = {
+        "priority": np.array([[0.5], [0.2], [0.7], [0.1]], np.float32),
+        "department": np.eye(20, dtype=np.float32)[[0, 5, 7, 19]],
+    }
+    targets = {"priority": np.array([[1], [0], [0], [1]]), "department": np.array([0, 5, 7, 1])}
+    assert recipe.evaluate(outputs, targets) == {
+        "accuracy": 0.625,
+        "accuracy_priority": 0.5,
+        "accuracy_department": 0.75,
+    }
+
+
+def test_loudness_splits(tmp_path, monkeypatch):
+    # Recordings of 22 or 23 frames and a bit, each as loud throughout as its number says.
+    lengths = np.array([80 * (22 + row % 2) + 11 for row in range(600)])
+    loud = np.repeat(1_000 + 40 * np.arange(600), lengths)
+    signs = np.where(np.arange(len(loud)) % 2, 1, -1)
+    arrays = {"samples": (loud * signs).astype(np.int16), "lengths": lengths}
+    arrays |= {"labels": np.zeros(600), "speakers": np.zeros(600), "sample_rate": 8_000}
+    np.savez(tmp_path / "spoken_digits.npz", **arrays, takes=np.arange(600) % 50)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+
+    def row_of(feed, targets):
+        assert feed["frames"].shape[1:] == (20, 9)
+        assert feed["frames"].dtype == targets["level"].dtype == np.float32
+        np.testing.assert_allclose(feed["frames"][:, -1, :1], targets["level"], rtol=1e-5)
+        return targets["level"][:, 0].tolist()
+
+    ids = splits_of("loudness_gru", row_of)
+    assert {k: len(v) for k, v in ids.items() if k != "calibration"} == {
+        "train": 480,
+        "validation": 60,
+        "test": 60,
+    }
+
+
+def test_levels_are_in_decibels():
+    module = load_recipe("loudness_gru").module
+    time = np.arange(800) / 8_000
+    found = module.frames(np.sin(2 * np.pi * 600 * time))  # in the fourth band, 500 to 800 Hz
+    assert found.shape == (10, 9)
+    assert found[:, 0] == pytest.approx(10 * np.log10(0.5), abs=0.01)
+    assert set(found[:, 1:].argmax(axis=1)) == {3}
+    assert module.frames(0.1 * np.sin(2 * np.pi * 600 * time))[:, 0] == pytest.approx(
+        found[:, 0] - 20, abs=0.01
+    )
+    assert (module.frames(np.zeros(100)) == -70).all()
+
+
+def test_a_forecast_is_judged_by_the_mean_absolute_error():
+    recipe = load_recipe("loudness_gru")
+    assert (recipe.task, recipe.metric, recipe.higher_is_better) == ("regression", "mae", False)
+    outputs, targets = (
+        {"level": np.array([[-20.0], [-5.0]])},
+        {"level": np.array([[-23.0], [-4.0]])},
+    )
+    assert recipe.evaluate(outputs, targets) == {"mae": 2}

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import gzip
 import sys
 import types
 
 import numpy as np
 import pytest
 
-from edgekit.datasets import load_npz, load_table, load_texts
+from edgekit.datasets import load_npz, load_recordings, load_reviews, load_table, load_texts
 from edgekit.errors import RecipeError
 
 IMAGES = {
@@ -185,3 +186,86 @@ def test_a_table_that_cannot_be_had_names_both_ways(name, source, tmp_path, monk
     assert f"which has no {name}.npz; {source} failed: no network" in str(caught.value)
     assert f"{name}.npz with x, y" in caught.value.hint
     assert f"{source} can download it" in caught.value.hint
+
+
+REVIEWS = '''title,review,department,class,rating,recommended,age
+Lovely,"Soft, warm
+and ""cosy""",Tops,Knits,5,1,30
+Größe?,too small,Bottoms,Jeans,2,0,40
+'''
+
+
+def test_reviews_are_columns(tmp_path, monkeypatch):
+    with gzip.open(tmp_path / "clothing_reviews.csv.gz", "wt", encoding="utf-8") as file:
+        file.write(REVIEWS)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    columns = load_reviews()
+    assert {name: column.tolist() for name, column in columns.items()} == {
+        "title": ["Lovely", "Größe?"],
+        "review": ['Soft, warm\nand "cosy"', "too small"],
+        "department": ["Tops", "Bottoms"],
+        "class": ["Knits", "Jeans"],
+        "rating": [5, 2],
+        "recommended": [1, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"title,review",
+        REVIEWS.replace("class", "kind").encode(),
+        REVIEWS.replace("5,1,30", "5,yes,30").encode(),
+        REVIEWS.replace("Knits,5,1,30", "").encode(),
+        REVIEWS.encode("latin-1"),
+        None,
+    ],
+    ids=["empty", "column missing", "no number", "short row", "latin-1", "not gzipped"],
+)
+def test_broken_reviews_are_refused(text, tmp_path, monkeypatch):
+    packed = REVIEWS.encode() if text is None else gzip.compress(text)
+    (tmp_path / "clothing_reviews.csv.gz").write_bytes(packed)
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"clothing_reviews\.csv\.gz cannot be used") as caught:
+        load_reviews()
+    assert "columns title, review, department, class, rating, recommended" in caught.value.hint
+
+
+def test_recordings_are_arrays(tmp_path, monkeypatch):
+    arrays = {
+        "samples": np.array([1, -2, 3], np.int16),
+        "lengths": np.array([1, 2]),
+        "labels": np.array([7, 0]),
+        "takes": np.array([0, 49]),
+        "speakers": np.array([0, 5]),
+        "sample_rate": np.array(8_000),
+    }
+    np.savez(tmp_path / "spoken_digits.npz", **arrays, speaker_names=np.array(["a", "b"]))
+    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    loaded = load_recordings()
+    assert list(loaded) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array)
+
+
+@pytest.mark.parametrize(
+    ("load", "file", "source"),
+    [
+        (load_reviews, "clothing_reviews.csv.gz", "Kaggle"),
+        (load_recordings, "spoken_digits.npz", "GitHub"),
+    ],
+)
+@pytest.mark.parametrize("is_set", [True, False])
+def test_data_that_only_the_user_can_have(load, file, source, is_set, tmp_path, monkeypatch):
+    if is_set:
+        monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+    else:
+        monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+        (tmp_path / file).write_bytes(b"in the current folder, which nobody named")
+        monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        load()
+    tried = f"EDGEKIT_DATA is {tmp_path}, which has no {file}" if is_set else "EDGEKIT_DATA is not"
+    assert tried in str(caught.value)
+    assert f"a folder that holds {file}" in caught.value.hint
+    assert source in caught.value.hint
