@@ -19,7 +19,9 @@ def train(
 ) -> None:
     """Train a recipe into a new workspace.
 
-    RECIPE is the name of a bundled recipe or the path of a .py file.
+    RECIPE is the name of a bundled recipe or the path of a .py file; ":NAME" behind it is one of
+    its alternatives, such as mnist_mlp:from_scratch. The weights of the best epoch are kept. After
+    an interruption, the same command goes on.
     """
     if list_recipes:
         _list(as_json)

@@ -224,7 +224,6 @@ def test_xor_is_exclusive_or(split):
         ("xor_mlp", "xor"),
         ("linear_2d", "cloud"),
         ("imdb_mlp", "good"),
-        ("imdb_transformer", "good"),
     ],
 )
 def test_one_score_is_for_the_second_class_from_a_half_on(name, output):
@@ -295,37 +294,6 @@ def test_of_too_many_different_words_the_rare_ones_are_left_out(name, width):
     np.testing.assert_array_equal(short[:2], [8, 0])
 
 
-def test_a_transformer_reads_the_end_of_a_review(tmp_path, monkeypatch):
-    # The last word stands for the row; test reviews have 50 before it.
-    def text(part, row):
-        start = [1, 3, *[11] * (300 if row % 2 else 0), 20_001]
-        return [*start, 50 if part == "test" else 51, 100 + row]
-
-    write_texts(tmp_path / "imdb.npz", {"train": 2_600, "test": 4}, text)
-    monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
-
-    def row_of(feed, targets):
-        tokens = feed["tokens"]
-        assert tokens.dtype == np.int32
-        assert tokens.shape[1] == 200
-        rows = tokens[:, -1] - 100
-        np.testing.assert_array_equal(rows % 2, targets["good"][:, 0])
-        assert set(tokens[:, -3]) == {2}
-        long = tokens[rows % 2 == 1]
-        assert (long[:, :-3] == 11).all()
-        np.testing.assert_array_equal(
-            np.unique(tokens[rows % 2 == 0][:, :-3], axis=0)[0, -3:], [0, 1, 3]
-        )
-        return [tuple(row) for row in tokens[:, -2:].tolist()]
-
-    assert {k: len(v) for k, v in splits_of("imdb_transformer", row_of).items()} == {
-        "train": 600,
-        "validation": 2_000,
-        "calibration": 500,
-        "test": 4,
-    }
-
-
 @pytest.fixture
 def tickets(tmp_path, monkeypatch):
     """6,003 reviews, each with its number in title and text; two of them are there again."""
@@ -353,22 +321,21 @@ def test_ticket_splits(tickets):
         assert list(feed) == ["title", "body", "tags"]
         assert all(array.dtype == np.float32 for array in feed.values())
         rows = []
-        for title in feed["title"]:
+        for title, body in zip(feed["title"], feed["body"], strict=True):
             words = sorted(places["title"][i] for i in np.flatnonzero(title))
-            rows.append(tuple(words))
-        for title, body in zip(rows, feed["body"], strict=True):
-            assert {places["body"][i] for i in np.flatnonzero(body)} == {*title, "it's"}
-        numbers = targets["department"] % 2
-        np.testing.assert_array_equal(numbers, targets["priority"][:, 0])
-        assert (feed["tags"].sum(axis=1) == 1).all()
-        np.testing.assert_array_equal(feed["tags"].argmax(axis=1) % 2, numbers)
+            assert {places["body"][i] for i in np.flatnonzero(body)} == {*words, "it's"}
+            number = int("".join(str("abcdefghij".index(word[1])) for word in words))
+            rows.append(number * pow(7_919, -1, 6_000) % 6_000)
+        np.testing.assert_array_equal(targets["priority"][:, 0], np.array(rows) % 2)
+        np.testing.assert_array_equal(targets["department"], np.array(rows) % 20)
+        np.testing.assert_array_equal(feed["tags"], np.eye(6)[np.array(rows) % 6])
         return rows
 
-    assert {k: len(v) for k, v in splits_of("tickets", row_of).items()} == {
-        "train": 500,
-        "validation": 1_500,
-        "calibration": 500,
-        "test": 4_000,
+    assert splits_of("tickets", row_of) == {
+        "train": set(range(500)),
+        "validation": set(range(500, 2_000)),
+        "calibration": set(range(500)),
+        "test": set(range(2_000, 6_000)),
     }
 
 
@@ -387,26 +354,47 @@ def test_tickets_are_judged_by_both_accuracies():
 
 
 def test_loudness_splits(tmp_path, monkeypatch):
-    # Recordings of 22 or 23 frames and a bit, each as loud throughout as its number says.
-    lengths = np.array([80 * (22 + row % 2) + 11 for row in range(600)])
-    loud = np.repeat(1_000 + 40 * np.arange(600), lengths)
-    signs = np.where(np.arange(len(loud)) % 2, 1, -1)
-    arrays = {"samples": (loud * signs).astype(np.int16), "lengths": lengths}
-    arrays |= {"labels": np.zeros(600), "speakers": np.zeros(600), "sample_rate": 8_000}
-    np.savez(tmp_path / "spoken_digits.npz", **arrays, takes=np.arange(600) % 50)
+    # 600 recordings of 22 or 23 frames, each frame a little louder, and of a silent rest.
+    counts = np.array([22, 23] * 300)
+    lengths = 80 * counts + 11
+    samples = np.zeros(lengths.sum(), np.int16)
+    starts = np.cumsum(lengths) - lengths
+    firsts = np.cumsum(counts) - counts
+    for start, first, count in zip(starts, firsts, counts, strict=True):
+        loud = 1_000 + 2 * np.arange(first, first + count)
+        samples[start : start + 80 * count] = np.repeat(loud, 80)
+    takes = np.arange(600) % 50
+    arrays = dict.fromkeys(("labels", "speakers", "sample_rate"), np.zeros(600))
+    np.savez(tmp_path / "spoken_digits", samples=samples, lengths=lengths, takes=takes, **arrays)
     monkeypatch.setenv("EDGEKIT_DATA", str(tmp_path))
+
+    def numbers(levels):
+        return np.round((32_768 * 10 ** (levels / 20.0) - 1_000) / 2).astype(int)
 
     def row_of(feed, targets):
         assert feed["frames"].shape[1:] == (20, 9)
+        assert targets["level"].shape[1:] == (1,)
         assert feed["frames"].dtype == targets["level"].dtype == np.float32
-        np.testing.assert_allclose(feed["frames"][:, -1, :1], targets["level"], rtol=1e-5)
-        return targets["level"][:, 0].tolist()
+        found = numbers(targets["level"][:, 0])
+        np.testing.assert_array_equal(
+            numbers(feed["frames"][:, :, 0]), found[:, np.newaxis] + np.arange(-20, 0)
+        )
+        return found.tolist()
 
     ids = splits_of("loudness_gru", row_of)
-    assert {k: len(v) for k, v in ids.items() if k != "calibration"} == {
-        "train": 480,
-        "validation": 60,
-        "test": 60,
+    recordings = {k: {np.searchsorted(firsts, i, "right") - 1 for i in v} for k, v in ids.items()}
+    assert {k: {takes[i] for i in v} for k, v in recordings.items()} == {
+        "train": set(range(10, 50)),
+        "validation": set(range(5, 10)),
+        "calibration": set(range(10, 50)),
+        "test": set(range(5)),
+    }
+    # Two windows fit into 22 frames, three into 23.
+    assert {k: len(v) for k, v in ids.items()} == {
+        "train": 1_200,
+        "validation": 156,
+        "calibration": 600,
+        "test": 144,
     }
 
 
