@@ -97,7 +97,7 @@ def make_variant(
     recipe = evidence.recipe_of(workspace) if epochs != 0 else None
     rows = evidence.calibration(workspace) if epochs != 0 and recipe is None else None
     targets = rows.targets if rows and _are_judged(workspace) else {}
-    progress(f"making {name}")
+    progress("training on for 8 bits" if pruning is None else f"making {name}")
     answer = toolchain.call(
         "make_variant",
         source=encode(source),

@@ -59,7 +59,7 @@ def test_a_killed_worker_is_told_and_replaced(toolchain, two_inputs_file, tmp_pa
             "train",
             recipe="digits_mlp",
             epochs=1,
-            path=str(tmp_path / "m.keras"),
+            folder=str(tmp_path),
             progress=lambda told: toolchain._process.kill(),
         )
     # The next request starts a new worker.
