@@ -108,8 +108,9 @@ class FileDescription:
     `float_tensors` names what is computed in floating point; () = integers throughout:
       tflite  every float tensor that an operator reads or writes, except QUANTIZE, DEQUANTIZE,
               CAST, SHAPE and RANK, which convert a number or look at a shape but compute nothing
-              (so float inputs and outputs of an int8 file do not count), and except the few
-              elementwise ones that the converter cannot quantize (tflite.NEVER_QUANTIZED).
+              (so float inputs and outputs of an int8 file do not count), except the few
+              elementwise ones that the converter cannot quantize (tflite.NEVER_QUANTIZED), and
+              except arithmetic of inputs with constants, which scales raw features.
       onnx    operands of Conv, ConvTranspose, MatMul, Gemm, Einsum, LSTM, GRU and RNN nodes with
               constant weights, loop bodies included, that do not come out of a DequantizeLinear
               (operators that only move elements may stand between): the weight, or else the data.

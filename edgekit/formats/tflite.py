@@ -49,6 +49,7 @@ In its int8 files they stand in float between a DEQUANTIZE and a QUANTIZE; Layer
 """
 NEVER_INT16 = {"DIV", "HARD_SWISH", "PRELU", "SELECT", "SELECT_V2", "SQUARED_DIFFERENCE"}
 """Those that have an int8 form, and none of 16 bits, in files with 16-bit activations."""
+ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
 PASSES_WEIGHTS_ON = {"DEQUANTIZE", "DENSIFY", "RESHAPE", "TRANSPOSE"}
 BIAS_OPERANDS = {
     "CONV_2D": {2}, "CONV_3D": {2}, "DEPTHWISE_CONV_2D": {2}, "FULLY_CONNECTED": {2},
@@ -117,13 +118,25 @@ def _read(path: Path) -> FileDescription:
 def _float_tensors(graph: _Graph) -> list[str]:
     wide = any(graph.dtypes[i] == "int16" for op in graph.operators for i in op.outputs)
     exempt = COMPUTES_NOTHING | NEVER_QUANTIZED | (NEVER_INT16 if wide else set())
+    scaled = _scaled_inputs(graph)
     used = {
         index
         for op in graph.operators
-        if op.name not in exempt
+        if op.name not in exempt and not scaled & {*op.outputs}
         for index in {*op.inputs, *op.outputs} - {-1}
     }
     return [graph.names[i] for i in sorted(used) if _is_float(graph.dtypes[i])]
+
+
+def _scaled_inputs(graph: _Graph) -> set[int]:
+    """What is made of inputs by adding or multiplying constants alone: raw features, scaled."""
+    made = {i for op in graph.operators for i in op.outputs}
+    reached = {*graph.inputs}
+    for op in graph.operators:
+        others = {*op.inputs} - reached
+        if op.name in ARITHMETIC and len(others) == 1 < len(op.inputs) and not others & made:
+            reached |= {*op.outputs}
+    return reached - {*graph.inputs}
 
 
 def _is_float(dtype: str) -> bool:

@@ -15,6 +15,7 @@ from edgekit.toolchain import (
     tflite_file,
     tflite_litert,
     tflite_quantize,
+    tflite_scaling,
 )
 from edgekit.toolchain.calibration import Range, calibrate
 from edgekit.toolchain.canonical import Canonical
@@ -39,6 +40,12 @@ class Quantizable:
     def taps(self) -> TfliteTaps:
         return TfliteTaps(self.content, self.signature)
 
+    @cached_property
+    def _scaled(self) -> list[str]:
+        return tflite_scaling.scaled_inputs(
+            tflite_file.unpack(self.content), self.signature, self.rows
+        )
+
     def ranges(self, method: str, percentile: float) -> dict[str, Range]:
         """The range of each activation, by the tensor's name."""
         key = (method, percentile if method == "percentile" else 0.0)
@@ -62,8 +69,10 @@ class Quantizable:
             precision: "int8" or "int16x8".
             quantization: how; `keep_float` and `equalize` are not looked at here.
             int8_io: whether inputs and outputs are int8.
-            keep: tensors of the float file whose operators stay float.
+            keep: tensors of the float file whose operators stay float. So do those that scale
+                raw features, unless `int8_io`.
         """
+        raw = [] if int8_io else self._scaled
         ways: dict[str, Callable[..., bytes]] = {
             "converter": tflite_quantize.quantize,
             "litert": tflite_litert.quantize,
@@ -74,7 +83,7 @@ class Quantizable:
             self.ranges(quantization.calibration, quantization.percentile),
             precision=precision,
             int8_io=int8_io,
-            keep=keep,
+            keep=[*keep, *raw],
         )
         if quantization.compact:
             content = tflite_compact.compact_weights(content, self.content)
