@@ -36,7 +36,8 @@ from edgekit.types import (
     SearchRecord,
 )
 from edgekit.verbs.bench import BenchRow
-from edgekit.verbs.prune import FASTER, Gain, PruneResult
+from edgekit.verbs.gain import FASTER, Gain
+from edgekit.verbs.prune import PruneResult
 from edgekit.verbs.targets import TargetStatus
 from edgekit.workspace import Workspace
 

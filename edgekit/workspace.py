@@ -249,6 +249,7 @@ class Workspace:
             *(a.path for a in artifacts.values()),
             *(d.path for d in data.values()),
         ]
+        subjects = {*artifacts, *(self.manifest.variants[v].path for v in gone)}
         changes: dict[str, Any] = {
             "variants": {n: v for n, v in self.manifest.variants.items() if n not in gone},
             "artifacts": tuple(a for a in self.manifest.artifacts if a.id not in artifacts),
@@ -256,7 +257,7 @@ class Workspace:
         }
         for kind in _KINDS.values():
             records = getattr(self.manifest, kind)
-            changes[kind] = tuple(r for r in records if _subject(r) not in artifacts)
+            changes[kind] = tuple(r for r in records if _subject(r) not in subjects)
         self.change(**changes)
         for path in paths:
             _remove(self.path / path)

@@ -97,7 +97,7 @@ def completed(
             hint="give labels for every output (y_NAME), or for none",
         )
     if not paths:
-        notes.append("no labels: fine-tuned towards the float model's own outputs")
+        notes.append("fine-tuned towards the float model's own outputs: no labels judge them all")
         paths = save_arrays(_outputs_for(model, feed), tempfile.mkdtemp())
     paths = {name: paths[name] for name in outputs}
     compiled = _compiled(file) if lesson.targets else {}

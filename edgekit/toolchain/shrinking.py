@@ -198,7 +198,7 @@ def _not_cut(what: str) -> ConversionError:
     return ConversionError(
         f"the model was not cut: with the channels gone, {what}",
         hint="this is a fault of edgekit's: please report it with the model's layers. "
-        "--layers leaves layers out",
+        "--layer NAME=0 leaves a layer out",
     )
 
 

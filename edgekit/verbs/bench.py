@@ -20,9 +20,20 @@ from edgekit.latency import Subject, Summary
 from edgekit.samples import read_npz
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
-from edgekit.types import BASELINE, FREE_DIMENSION, Job, LatencyRecord, Progress, TensorSpec
-from edgekit.verbs.locate import Located, locate
+from edgekit.types import (
+    BASELINE,
+    FREE_DIMENSION,
+    Artifact,
+    Job,
+    LatencyRecord,
+    Progress,
+    TensorSpec,
+)
+from edgekit.verbs.locate import Located, locate, of_workspace
 from edgekit.workspace import Workspace
+
+SHORTLY_S, ROUNDS = 0.2, 2
+"""Of a comparison beside other work: time measured in each process, and how many processes."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +134,28 @@ def bench(
     return result
 
 
-def time_files(
-    items: Sequence[Located],
-    place: Target,
-    *,
-    threads: int = 1,
-    rounds: int,
-    seconds: float,
-    progress: Progress,
-) -> list[LatencyRecord | EdgekitError]:
-    """Time files side by side, in their order: a record of each, or why there is none."""
+def time_files(items: Sequence[Located], place: Target) -> list[LatencyRecord | EdgekitError]:
+    """Time files side by side, shortly, in their order: a record of each, or why there is none."""
     with contextlib.ExitStack() as stack:
-        subjects = [_file(item, place, threads, seconds, stack).subject for item in items]
+        subjects = [_file(item, place, 1, SHORTLY_S, stack).subject for item in items]
         return latency.measure(
-            subjects, target=place.uri, threads=threads, rounds=rounds, progress=progress
+            subjects, target=place.uri, threads=1, rounds=ROUNDS, progress=lambda text: None
         )
+
+
+def time_artifacts(
+    workspace: Workspace, artifacts: Sequence[Artifact], place: Target
+) -> tuple[tuple[LatencyRecord, ...], list[str]]:
+    """Time artifacts side by side, shortly; their workspace keeps that. And why some have none."""
+    found = time_files([of_workspace(workspace, a) for a in artifacts], place)
+    records = tuple(r for r in found if isinstance(r, LatencyRecord))
+    workspace.add_records(*records)
+    reasons = [
+        f"{artifact.id} was not timed: {error.message}"
+        for artifact, error in zip(artifacts, found, strict=True)
+        if isinstance(error, EdgekitError)
+    ]
+    return records, reasons
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekit import evidence
 from edgekit.budget import parse_budget
-from edgekit.errors import ConversionError, EdgekitError, Failure, MissingDependency, RunnerError
-from edgekit.hashing import gzip_bytes
-from edgekit.latency import summarize
-from edgekit.proof import accuracy_record, cost_of, prove
+from edgekit.errors import ConversionError, EdgekitError, Failure
+from edgekit.proof import accuracy_record, cost_of
 from edgekit.targets import open_target
 from edgekit.types import (
     BASELINE,
@@ -25,55 +23,16 @@ from edgekit.types import (
     SearchRecord,
 )
 from edgekit.verbs import drafts, variants
-from edgekit.verbs.bench import time_files
+from edgekit.verbs.bench import time_artifacts
 from edgekit.verbs.export_request import plan
-from edgekit.verbs.locate import of_workspace
+from edgekit.verbs.gain import Gain, dense_files, gain
 from edgekit.verbs.opening import opened_workspace
 from edgekit.verbs.outcome import BudgetExceeded, Incomplete, unmeasured
-from edgekit.verbs.production import Made, Production
+from edgekit.verbs.production import Production
 from edgekit.verbs.prune_request import asked_for
 from edgekit.verbs.prune_search import PruneSearch
-from edgekit.verbs.search import ROUNDS, TIMED_S
 from edgekit.verbs.source import ModelSource
 from edgekit.workspace import Workspace
-
-FASTER = SMALLER = 0.9
-"""Of the dense file's figure, the most at which a gain is one; less is the machine's noise."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A file of the pruned model beside the one of the same format and precision before."""
-
-    artifact: str
-    size_bytes: int
-    gzip_bytes: int
-    memory_bytes: float | None
-    """What the process grew by loading and running it."""
-    p50_ns: float | None
-    spread: float = 0.0
-    """Of the times: interquartile range / median."""
-    before: Gain | None = None
-    """None: there is no such file."""
-
-    @property
-    def is_smaller(self) -> bool:
-        """On disk; gzip finds zeros that nobody took out."""
-        return self.before is not None and self.size_bytes <= SMALLER * self.before.size_bytes
-
-    @property
-    def speedup(self) -> float | None:
-        """How many times as fast as the file before."""
-        if self.p50_ns is None or self.before is None or self.before.p50_ns is None:
-            return None
-        return self.before.p50_ns / self.p50_ns
-
-    @property
-    def is_faster(self) -> bool:
-        """By more than the times of either file are apart from each other."""
-        if self.speedup is None or self.before is None:
-            return False
-        return self.speedup >= 1 / FASTER + max(self.spread, self.before.spread)
 
 
 @dataclass(frozen=True)
@@ -254,53 +213,6 @@ def _shortfall(workspace: Workspace, search: SearchRecord) -> EdgekitError:
     return BudgetExceeded(result, [search], hint)
 
 
-def _before(
-    dense: Production, wanted: Sequence[tuple[str, str]], made: Sequence[Made]
-) -> tuple[dict[str, Artifact], list[str]]:
-    """For what was `made`, by its id, the file of the unpruned model, which is made if need be.
-
-    And why there is none.
-    """
-    known = {a.id: a for a in dense.workspace.manifest.artifacts}
-    missing = [
-        (form, precision) for form, precision in wanted if f"{precision}.{form}" not in known
-    ]
-    fresh, failures = dense.run(missing)
-    known |= {m.artifact.id: m.artifact for m in fresh}
-    _prove_again(dense, [known[id] for f, p in wanted if (id := f"{p}.{f}") in known])
-    found, reasons = {}, [f"nothing to compare with: {failure}" for failure in failures]
-    for own in (m.artifact for m in made):
-        other = known.get(f"{own.precision}.{own.format}")
-        if other is None:
-            continue
-        if other.signature != own.signature:
-            reasons.append(f"{own.id} is not compared with {other.id}: other inputs or outputs")
-            continue
-        found[own.id] = other
-    return found, reasons
-
-
-def _prove_again(dense: Production, artifacts: Sequence[Artifact]) -> None:
-    """Hold files against rows that are other ones than when they were made."""
-    workspace = dense.workspace
-    proved = {p.artifact for p in workspace.manifest.parity}
-    for artifact in artifacts:
-        if artifact.id in proved:
-            continue
-        with contextlib.suppress(RunnerError, MissingDependency):  # published without proof
-            proof = prove(
-                workspace.artifact_path(artifact),
-                id=artifact.id,
-                precision=artifact.precision,
-                sha256=artifact.sha256,
-                signature=artifact.signature,
-                evidence=dense.evidence,
-                target=dense.target,
-                keep_float=artifact.keeps_float,
-            )
-            workspace.add_records(*proof.records)
-
-
 def _done(
     workspace: Workspace,
     name: str,
@@ -311,7 +223,7 @@ def _done(
 ) -> PruneResult:
     """Make the files and measure them side by side; raises where one could not be made."""
     made, failures = pruned.run(wanted)
-    before, reasons = _before(dense, wanted, made)
+    before, reasons = dense_files(dense, wanted, made)
     info, held = workspace.manifest.variants[name], pruned.evidence
     cost = cost_of(held.reference, held)
     own = accuracy_record(info.path, info.sha256, cost, held)
@@ -319,15 +231,7 @@ def _done(
         workspace.add_records(own)
     pruned.progress("timing")
     compared = [*{a.id: a for a in before.values()}.values(), *(m.artifact for m in made)]
-    timed = time_files(
-        [of_workspace(workspace, artifact) for artifact in compared],
-        pruned.target,
-        rounds=ROUNDS,
-        seconds=TIMED_S,
-        progress=lambda text: None,
-    )
-    latency = tuple(r for r in timed if isinstance(r, LatencyRecord))
-    workspace.add_records(*latency)
+    latency, untimed = time_artifacts(workspace, compared, pruned.target)
     times = {r.artifact: r for r in latency}
     known = {BASELINE, info.path, *(a.id for a in compared)}
     accuracy = [a for a in workspace.manifest.accuracy if a.artifact in known]
@@ -341,7 +245,7 @@ def _done(
         parity=tuple(m.proof.parity for m in made if m.proof),
         accuracy=tuple(accuracy),
         latency=latency,
-        gains=tuple(_gain(workspace, m.artifact, before.get(m.artifact.id), times) for m in made),
+        gains=tuple(gain(workspace, m.artifact, before.get(m.artifact.id), times) for m in made),
         search=search,
         failures=tuple(failures),
         warnings=(
@@ -349,27 +253,10 @@ def _done(
             *variants.notes(workspace, name),
             *evidence.weaknesses(workspace, held),
             *reasons,
+            *untimed,
             *dict.fromkeys(w for m in made for w in m.warnings),
         ),
     )
     if result.failures:
         raise PruneFailed(result)
     return result
-
-
-def _gain(
-    workspace: Workspace,
-    artifact: Artifact,
-    before: Artifact | None,
-    times: Mapping[str, LatencyRecord],
-) -> Gain:
-    summary = summarize(times[artifact.id]) if artifact.id in times else None
-    return Gain(
-        artifact=artifact.id,
-        size_bytes=artifact.size_bytes,
-        gzip_bytes=gzip_bytes(workspace.artifact_path(artifact)),
-        memory_bytes=None if summary is None else summary.model_memory_bytes,
-        p50_ns=None if summary is None else summary.p50_ns,
-        spread=0.0 if summary is None else summary.spread,
-        before=None if before is None else _gain(workspace, before, None, times),
-    )

@@ -83,7 +83,7 @@ class PruneSearch:
         if not record.holds:
             return record, None
         step = replace(step, options={**step.options, "max_drop": self.budget.text})
-        self.workspace.take_variant(name, path, step)
+        variants.keep_variant(self.workspace, name, path, step, self.progress)
         evidence.prepare_variant(self.workspace, self.toolchain, name, self.progress)
         return record, name
 

@@ -25,14 +25,13 @@ from edgekit.types import (
     SearchRecord,
 )
 from edgekit.verbs import drafts, variants
-from edgekit.verbs.bench import time_files
+from edgekit.verbs.bench import time_artifacts
 from edgekit.verbs.export_request import plan
-from edgekit.verbs.locate import of_workspace
 from edgekit.verbs.opening import opened_workspace
 from edgekit.verbs.outcome import BudgetExceeded, Incomplete, unmeasured
 from edgekit.verbs.production import Made, Production
 from edgekit.verbs.quantize_request import check_combination, check_values
-from edgekit.verbs.search import ROUNDS, TIMED_S, WIDER, Search
+from edgekit.verbs.search import WIDER, Search
 from edgekit.verbs.source import ModelSource
 
 CHART = "search.svg"
@@ -205,20 +204,13 @@ def _done(
     """The result, with times that were measured side by side; raises where it fell short."""
     workspace = production.workspace
     production.progress("timing")
-    items = [of_workspace(workspace, m.artifact) for m in made]
-    timed = time_files(
-        items,
-        production.target,
-        rounds=ROUNDS,
-        seconds=TIMED_S,
-        progress=lambda text: None,
-    )
-    latency = tuple(r for r in timed if isinstance(r, LatencyRecord))
-    workspace.add_records(*latency, *searches)
-    known = {BASELINE, *(m.artifact.id for m in made)}
+    artifacts = tuple(m.artifact for m in made)
+    latency, untimed = time_artifacts(workspace, artifacts, production.target)
+    workspace.add_records(*searches)
+    known = {BASELINE, *(a.id for a in artifacts)}
     result = QuantizeResult(
         workspace=str(workspace.path),
-        artifacts=tuple(m.artifact for m in made),
+        artifacts=artifacts,
         parity=tuple(m.proof.parity for m in made if m.proof),
         accuracy=tuple(a for a in workspace.manifest.accuracy if a.artifact in known),
         latency=latency,
@@ -229,6 +221,7 @@ def _done(
             *workspace.manifest.source.notes,
             *variants.notes(workspace, production.drafter.variant),
             *evidence.weaknesses(workspace, production.evidence),
+            *untimed,
             *dict.fromkeys(w for m in made for w in m.warnings),
         ),
     )

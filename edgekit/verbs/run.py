@@ -177,7 +177,10 @@ class _Way:
             return False
         _, parent = workspace.model_of(variant)
         found = [a for a in workspace.manifest.artifacts if a.id == id and a.step.parent == parent]
-        return bool(found) and (self._folder / id).exists()
+        try:
+            return bool(found) and workspace.artifact_path(found[0]).exists()
+        except WorkspaceError:  # lost or altered since
+            return False
 
     def _do(self, verb: str, missing: Any, act: Callable[[], object]) -> None:
         """Do a step if something is `missing`; what fails in it does not stop the next."""

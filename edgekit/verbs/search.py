@@ -44,9 +44,6 @@ GAIN = 0.9
 SAME_SIZE = 1.05
 """Of files that differ by less, the one that was tried first is taken."""
 
-TIMED_S = 0.2
-ROUNDS = 2
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -218,13 +215,7 @@ class Search:
                     workspace=workspace,
                 )
             )
-        found = time_files(
-            items,
-            self.production.target,
-            rounds=ROUNDS,
-            seconds=TIMED_S,
-            progress=lambda text: None,
-        )
+        found = time_files(items, self.production.target)
         candidates = [t.candidate for t in self._trials]
         for (i, _), record in zip(made, found, strict=True):
             if isinstance(record, LatencyRecord):

@@ -110,24 +110,25 @@ def _left_over(folder: Path, lesson: Recipe, epochs: int | None) -> Iterator[Pat
     others = [p for p in folder.iterdir() if p != training] if folder.is_dir() else []
     if others or (folder.exists() and not folder.is_dir()):
         raise WorkspaceError(f"{folder} is not empty", hint="give a new folder with -o")
-    is_new = not folder.exists()
+    is_new, is_ours = not folder.exists(), False
     training.mkdir(parents=True, exist_ok=True)
-    with lock(training / LOCK) as is_ours:
-        if not is_ours:
-            raise WorkspaceError(
-                f"{folder} is in use by another edgekit command",
-                hint="wait until that has finished",
-            )
-        try:
+    try:
+        with lock(training / LOCK) as is_ours:
+            if not is_ours:
+                raise WorkspaceError(
+                    f"{folder} is in use by another edgekit command",
+                    hint="wait until that has finished",
+                )
             if _read(training / STATE) != state:
                 _clear(training)
             (training / STATE).write_text(json.dumps(state))
             yield training
-        finally:
-            if not (training / BACKUP).exists():  # nothing to go on from
-                shutil.rmtree(training)
-                if is_new and not any(folder.iterdir()):
-                    folder.rmdir()
+    finally:
+        # Behind the lock: not every system removes an open file.
+        if is_ours and not (training / BACKUP).exists():  # nothing to go on from
+            shutil.rmtree(training)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _read(state: Path) -> object:

@@ -67,10 +67,17 @@ def take_variant(
     if known is None or not is_same or known.step.parent != workspace.model_of(base)[1]:
         with workspace.staging() as staging:
             made = make_variant(workspace, toolchain, base, pruning, epochs, staging, progress)
-            if dropped := workspace.take_variant(name, *made):
-                progress(f"{name} was made anew; dropped with the one before: {', '.join(dropped)}")
+            keep_variant(workspace, name, *made, progress)
     evidence.prepare_variant(workspace, toolchain, name, progress)
     return name
+
+
+def keep_variant(
+    workspace: Workspace, name: str, staged: Path, step: Step, progress: Progress
+) -> None:
+    """Take a staged variant over, and tell what went with one of the same name before."""
+    if dropped := workspace.take_variant(name, staged, step):
+        progress(f"{name} was made anew; dropped with the one before: {', '.join(dropped)}")
 
 
 def make_variant(

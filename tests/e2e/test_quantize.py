@@ -255,7 +255,10 @@ def test_how_it_was_trained_is_said_each_time(keras_files, rows, tmp_path):
     for command in (source, ("quantize", tmp_path / "ws")):
         done = run_edgekit(*command, "--method", "qat", "--epochs", "1", "--to", "tflite", "--json")
         warnings = done.json.get("result", done.json)["warnings"]
-        assert "qat: no labels: fine-tuned towards the float model's own outputs" in warnings
+        assert (
+            "qat: fine-tuned towards the float model's own outputs: no labels judge them all"
+            in warnings
+        )
 
 
 def test_a_search_with_layers_in_float_takes_no_file_of_8_bit_weights(keras_files, rows, tmp_path):

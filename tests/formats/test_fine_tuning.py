@@ -69,7 +69,7 @@ def test_outputs_and_targets_tell_the_loss(activation, units, targets, loss, com
 def test_without_labels_the_models_own_outputs_are_kept(complete):
     model = model_of("softmax")
     lesson, notes = complete(model)
-    assert notes == ["no labels: fine-tuned towards the float model's own outputs"]
+    assert notes == ["fine-tuned towards the float model's own outputs: no labels judge them all"]
     rows, targets = load_arrays(lesson.inputs)["x"], load_arrays(lesson.targets)["y"]
     assert np.allclose(targets, model(rows), atol=1e-6)
     assert lesson.compiled["loss"]["class_name"] == "CategoricalCrossentropy"

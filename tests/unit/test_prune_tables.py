@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgekit.tables import gained
-from edgekit.verbs.prune import Gain
+from edgekit.verbs.gain import Gain
 
 DENSE = Gain("fp32.tflite", 100_000, 90_000, 300_000, 50_000.0)
 SPARSE = Gain("sparse80-fp32.tflite", 100_000, 30_000, 300_000, 49_000.0, before=DENSE)
