@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DATA_FOLDER",
     "TEXT_IDS",
+    "different_words",
+    "load_california",
     "load_npz",
     "load_recordings",
     "load_reviews",
@@ -33,6 +35,9 @@ DATA_FOLDER = "EDGEKIT_DATA"
 
 TEXT_IDS = 20_004
 """Word ids of a text are below: three reserved ones and the 20,000 most frequent words from 4."""
+
+UNKNOWN_ID = 2
+"""Of a word that is too rare."""
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TABLE_ARRAYS = ("x", "y")
@@ -67,6 +72,32 @@ def load_texts(name: str) -> dict[str, np.ndarray]:
     return _load(name, TEXT_ARRAYS, lambda: _end_to_end(_from_keras(name, num_words=TEXT_IDS)))
 
 
+def different_words(
+    tokens: np.ndarray, lengths: np.ndarray, which: slice, *, vocabulary: int, width: int
+) -> np.ndarray:
+    """The words that some texts of `load_texts` have, each once: what a multi-hot row says.
+
+    Args:
+        tokens: the ids of all texts, end to end.
+        lengths: how many are each text's.
+        which: the texts that are wanted.
+        vocabulary: ids from here on are the unknown word, 2.
+        width: of a text with more different words the rarest are left out.
+
+    Returns:
+        (texts, width) int32, the most frequent word first, then 0.
+    """
+    import numpy as np
+
+    ends, lengths = np.cumsum(lengths)[which], lengths[which]
+    tokens = np.where(tokens < vocabulary, tokens, UNKNOWN_ID)
+    rows = np.zeros((len(lengths), width), np.int32)
+    for row, end, length in zip(rows, ends, lengths, strict=True):
+        words = np.unique(tokens[end - length : end])[:width]
+        row[: len(words)] = words
+    return rows
+
+
 def load_table(name: Literal["california_housing", "boston_housing"]) -> dict[str, np.ndarray]:
     """A data set of rows: `x` (rows, features) and `y` (rows,), in the order they were published.
 
@@ -83,6 +114,31 @@ def load_table(name: Literal["california_housing", "boston_housing"]) -> dict[st
         "boston_housing": ("keras.datasets.boston_housing", _boston),
     }[name]
     return _load(name, TABLE_ARRAYS, download, source)
+
+
+def load_california(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """California housing as the books split it: a quarter tests, a quarter of the rest validates.
+
+    Args:
+        split: "train", "validation", "test", or "calibration": the first 500 of "train".
+
+    Returns:
+        (N, 8) float32, raw features, and (N, 1) float32, prices in 100,000 USD.
+
+    Raises:
+        RecipeError: as `load_table`.
+    """
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    table = load_table("california_housing")
+    rest, test = train_test_split(np.arange(len(table["y"])), random_state=42)
+    train, validation = train_test_split(rest, random_state=42)
+    # Not three with 500 people and more to a household: they alone would say which epoch is best.
+    validation = validation[table["x"][validation, 5] < 100]
+    rows = {"train": train, "validation": validation, "calibration": train[:500], "test": test}
+    x, y = table["x"][rows[split]], table["y"][rows[split], np.newaxis]
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def load_recordings() -> dict[str, np.ndarray]:

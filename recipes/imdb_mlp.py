@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.datasets import load_texts
+from edgekit.datasets import different_words, load_texts
 
 DESCRIPTION = "film reviews, the words they have: 16-16-1 tells good from bad"
 TASK = "classification"
@@ -25,7 +25,7 @@ LABELS = ("bad", "good")
 VOCABULARY = 10_000
 # One review in some thousand has more different words, and loses the rarest.
 WORDS = 512
-PADDING, UNKNOWN = 0, 2
+PADDING = 0
 
 
 def build(units=16, l2=0.0, dropout=0.0):
@@ -96,16 +96,11 @@ def _examples(split):
         "calibration": ("train", slice(5_000, 5_500)),
         "test": ("test", slice(None)),
     }[split]
-    words = _different_words(texts[f"{part}_tokens"], texts[f"{part}_lengths"], rows)
+    words = different_words(
+        texts[f"{part}_tokens"],
+        texts[f"{part}_lengths"],
+        rows,
+        vocabulary=VOCABULARY,
+        width=WORDS,
+    )
     return words, texts[f"{part}_labels"][rows, np.newaxis].astype(np.int64)
-
-
-def _different_words(tokens, lengths, which):
-    """(texts, WORDS) int32: the ids in each text once, frequent ones first, then PADDING."""
-    ends, lengths = np.cumsum(lengths)[which], lengths[which]
-    tokens = np.where(tokens < VOCABULARY, tokens, UNKNOWN)
-    rows = np.full((len(lengths), WORDS), PADDING, np.int32)
-    for row, end, length in zip(rows, ends, lengths, strict=True):
-        words = np.unique(tokens[end - length : end])[:WORDS]
-        row[: len(words)] = words
-    return rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.datasets import load_texts
+from edgekit.datasets import different_words, load_texts
 
 DESCRIPTION = "news wires, the words they have: 64-64-46 tells the topic"
 TASK = "classification"
@@ -22,7 +22,7 @@ BATCH = 512
 VOCABULARY = 10_000
 WORDS = 448
 TOPICS = 46
-PADDING, UNKNOWN = 0, 2
+PADDING = 0
 
 
 def build():
@@ -74,16 +74,11 @@ def _examples(split):
         "calibration": ("train", slice(500, 1_000)),
         "test": ("test", slice(None)),
     }[split]
-    words = _different_words(texts[f"{part}_tokens"], texts[f"{part}_lengths"], rows)
+    words = different_words(
+        texts[f"{part}_tokens"],
+        texts[f"{part}_lengths"],
+        rows,
+        vocabulary=VOCABULARY,
+        width=WORDS,
+    )
     return words, texts[f"{part}_labels"][rows].astype(np.int64)
-
-
-def _different_words(tokens, lengths, which):
-    """(texts, WORDS) int32: the ids in each text once, frequent ones first, then PADDING."""
-    ends, lengths = np.cumsum(lengths)[which], lengths[which]
-    tokens = np.where(tokens < VOCABULARY, tokens, UNKNOWN)
-    rows = np.full((len(lengths), WORDS), PADDING, np.int32)
-    for row, end, length in zip(rows, ends, lengths, strict=True):
-        words = np.unique(tokens[end - length : end])[:WORDS]
-        row[: len(words)] = words
-    return rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.datasets import load_table
+from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district: the features beside two layers of 30 units"
 TASK = "regression"
@@ -43,14 +43,14 @@ def train(model, epochs=EPOCHS, callbacks=()):
     """First the scales of the features, then the weights; batches of 32, as Keras has it."""
     import keras
 
-    district, price = _examples("train")
+    district, price = load_california("train")
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             layer.adapt(district)
     model.fit(
         district,
         price,
-        validation_data=_examples("validation"),
+        validation_data=load_california("validation"),
         epochs=epochs,
         callbacks=list(callbacks),
         verbose=0,
@@ -59,23 +59,10 @@ def train(model, epochs=EPOCHS, callbacks=()):
 
 def data(split):
     """The books' split: a quarter of the districts tests, a quarter of the rest validates."""
-    district, price = _examples(split)
+    district, price = load_california(split)
     return {"district": district}, {"price": price}
 
 
 def evaluate(outputs, targets):
     """In 100,000 USD."""
     return {"rmse": float(np.sqrt(np.mean((outputs["price"] - targets["price"]) ** 2)))}
-
-
-def _examples(split):
-    from sklearn.model_selection import train_test_split
-
-    table = load_table("california_housing")
-    rest, test = train_test_split(np.arange(len(table["y"])), random_state=42)
-    train, validation = train_test_split(rest, random_state=42)
-    # Not three with 500 people and more to a household: they alone would say which epoch is best.
-    validation = validation[table["x"][validation, 5] < 100]
-    rows = {"train": train, "validation": validation, "calibration": train[:500], "test": test}
-    x, y = table["x"][rows[split]], table["y"][rows[split], np.newaxis]
-    return x.astype(np.float32), y.astype(np.float32)

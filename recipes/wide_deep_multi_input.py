@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.datasets import load_table
+from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district: five features wide, six deep, two inputs"
 TASK = "regression"
@@ -61,23 +61,10 @@ def train(model, epochs=EPOCHS, callbacks=()):
 
 def data(split):
     """The books' split: a quarter of the districts tests, a quarter of the rest validates."""
-    x, price = _examples(split)
+    x, price = load_california(split)
     return {"wide": x[:, :5], "deep": x[:, 2:]}, {"price": price}
 
 
 def evaluate(outputs, targets):
     """In 100,000 USD."""
     return {"rmse": float(np.sqrt(np.mean((outputs["price"] - targets["price"]) ** 2)))}
-
-
-def _examples(split):
-    from sklearn.model_selection import train_test_split
-
-    table = load_table("california_housing")
-    rest, test = train_test_split(np.arange(len(table["y"])), random_state=42)
-    train, validation = train_test_split(rest, random_state=42)
-    # Not three with 500 people and more to a household: they alone would say which epoch is best.
-    validation = validation[table["x"][validation, 5] < 100]
-    rows = {"train": train, "validation": validation, "calibration": train[:500], "test": test}
-    x, y = table["x"][rows[split]], table["y"][rows[split], np.newaxis]
-    return x.astype(np.float32), y.astype(np.float32)

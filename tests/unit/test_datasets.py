@@ -7,7 +7,14 @@ import types
 import numpy as np
 import pytest
 
-from edgekit.datasets import load_npz, load_recordings, load_reviews, load_table, load_texts
+from edgekit.datasets import (
+    different_words,
+    load_npz,
+    load_recordings,
+    load_reviews,
+    load_table,
+    load_texts,
+)
 from edgekit.errors import RecipeError
 
 IMAGES = {
@@ -269,3 +276,13 @@ def test_data_that_only_the_user_can_have(load, file, source, is_set, tmp_path, 
     assert tried in str(caught.value)
     assert f"a folder that holds {file}" in caught.value.hint
     assert source in caught.value.hint
+
+
+def test_of_too_many_different_words_the_rare_ones_are_left_out():
+    tokens = np.concatenate([[9, 9], np.arange(600, 0, -1), [8, 10_000, 20_003]])
+    found = different_words(
+        tokens, np.array([2, 600, 3]), slice(1, None), vocabulary=10_000, width=512
+    )
+    assert (found.shape, found.dtype) == ((2, 512), np.int32)
+    np.testing.assert_array_equal(found[0], np.arange(1, 513))
+    np.testing.assert_array_equal(found[1, :3], [2, 8, 0])
