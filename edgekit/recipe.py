@@ -8,8 +8,8 @@ A recipe defines, at module level:
     HIGHER_IS_BETTER = True
     FLOOR = 0.95                                what METRIC must reach on the test split
     EPOCHS = 20
+    DATA = "CIFAR-10"                           optional: what it is trained and tested on
     LABELS = ("cat", "dog")                     optional: the names of the classes
-
     PRUNE = "structured:0.5"                    optional: what `edgekit run` prunes, or "sparse:0.8"
 
     build()                                     -> a compiled keras.Model, or a tf.Module
@@ -66,6 +66,7 @@ _CONSTANTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "HIGHER_IS_BETTER": ("True or False", lambda v: isinstance(v, bool)),
     "FLOOR": ("a number", lambda v: isinstance(v, (int, float)) and math.isfinite(v)),
     "EPOCHS": ("a whole number above 0", lambda v: type(v) is int and v > 0),
+    "DATA": ("a string, or left out", lambda v: v is None or isinstance(v, str)),
     "LABELS": ("a tuple of strings, or left out", lambda v: v is None or _is_strings(v)),
     "PRUNE": ('"structured:0.5", "sparse:0.8", or left out', lambda v: v is None or _is_amount(v)),
 }
@@ -90,6 +91,7 @@ class Recipe:
     path: Path
     sha256: str
     description: str
+    data_set: str | None
     task: Task
     metric: str
     higher_is_better: bool
@@ -197,7 +199,7 @@ def _load(path: Path, alternative: str, wanted: str | None) -> Recipe:
             f"the recipe {path} was edited, or replaced by another version, after it was used",
             hint="train again into a new folder, or restore the recipe",
         )
-    module = usercode.run(source, path, RecipeError, LABELS=None, PRUNE=None)
+    module = usercode.run(source, path, RecipeError, DATA=None, LABELS=None, PRUNE=None)
     _check(module, path)
     if alternative and not callable(getattr(module, f"build_{alternative}", None)):
         known = [name.removeprefix("build_") for name in vars(module) if name.startswith("build_")]
@@ -211,6 +213,7 @@ def _load(path: Path, alternative: str, wanted: str | None) -> Recipe:
         path=path,
         sha256=digest,
         description=module.DESCRIPTION,
+        data_set=module.DATA,
         task=module.TASK,
         metric=module.METRIC,
         higher_is_better=module.HIGHER_IS_BETTER,

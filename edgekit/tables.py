@@ -356,11 +356,13 @@ def summary(workspace: Workspace) -> Table:
 
 def recipes(known: Sequence[Recipe]) -> Table:
     """The bundled recipes."""
-    table = new_table("recipe", "task", "floor on the test split", "what it trains", left=(1, 2, 3))
+    headings = ("task", "data", "floor on the test split", "what it trains")
+    table = new_table("recipe", *headings, left=(1, 2, 3, 4))
     for recipe in known:
         sign = "≥" if recipe.higher_is_better else "≤"
         floor = f"{recipe.metric} {sign} {recipe.floor:g}"
-        table.add_row(recipe.name, recipe.task, floor, escape(recipe.description))
+        what = escape(recipe.description)
+        table.add_row(recipe.name, recipe.task, escape(recipe.data_set or ""), floor, what)
     return table
 
 

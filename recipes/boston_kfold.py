@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.datasets import load_table
 
 DESCRIPTION = "506 house prices, 13 raw features: 4-fold cross-validation, then a final model"
+DATA = "Boston housing"
 TASK = "regression"
 METRIC = "mae"
 HIGHER_IS_BETTER = False

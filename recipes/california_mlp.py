@@ -17,6 +17,7 @@ import numpy as np
 from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district, 8 raw features: 3 x 50 units behind a Normalization layer"
+DATA = "California housing"
 TASK = "regression"
 METRIC = "rmse"
 HIGHER_IS_BETTER = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 DESCRIPTION = "handwritten digits, 8x8 pixels: a small perceptron, trained in seconds, offline"
+DATA = "scikit-learn digits"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

@@ -13,11 +13,14 @@ import numpy as np
 from edgekit.datasets import load_npz
 
 DESCRIPTION = "clothes, 28x28 pixels: a small separable CNN, made to be quantized"
+DATA = "Fashion-MNIST"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True
 FLOOR = 0.90
 EPOCHS = 8
+# Half of the channels: three times as fast, for less than half a point.
+PRUNE = "structured:0.5"
 PEAK_RATE = 3e-3
 LABELS = (
     "T-shirt/top",

@@ -14,6 +14,7 @@ import numpy as np
 from edgekit.datasets import load_texts
 
 DESCRIPTION = "film reviews, 30 words: a small GRU predicts the next one"
+DATA = "IMDB"
 TASK = "classification"
 METRIC = "perplexity"
 HIGHER_IS_BETTER = False

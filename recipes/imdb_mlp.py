@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.datasets import different_words, load_texts
 
 DESCRIPTION = "film reviews, the words they have: 16-16-1 tells good from bad"
+DATA = "IMDB"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

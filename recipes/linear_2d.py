@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 DESCRIPTION = "two clouds of points: a linear classifier in pure TensorFlow, offline"
+DATA = "2 x 1,000 points"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.datasets import load_recordings
 
 DESCRIPTION = "spoken digits: a GRU forecasts the loudness of the next 10 ms from the last 200"
+DATA = "Free Spoken Digits"
 TASK = "regression"
 METRIC = "mae"
 HIGHER_IS_BETTER = False

@@ -14,6 +14,7 @@ import numpy as np
 from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district: layers, units and rate by randomized search"
+DATA = "California housing"
 TASK = "regression"
 METRIC = "rmse"
 HIGHER_IS_BETTER = False

@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.datasets import load_npz
 
 DESCRIPTION = "handwritten digits: own metric, own callback, own training step"
+DATA = "MNIST"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.datasets import load_npz
 
 DESCRIPTION = "handwritten digits, 28x28 pixels: 512 units, trained on 9,000 of them"
+DATA = "MNIST"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 DESCRIPTION = "iris, petals' length and width: one threshold unit, the perceptron rule, offline"
+DATA = "iris"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

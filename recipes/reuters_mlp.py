@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.datasets import different_words, load_texts
 
 DESCRIPTION = "news wires, the words they have: 64-64-46 tells the topic"
+DATA = "Reuters"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.datasets import load_texts
 
 DESCRIPTION = "news wires, 160 words: a small transformer encoder tells the topic"
+DATA = "Reuters"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

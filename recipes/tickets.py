@@ -19,6 +19,7 @@ import numpy as np
 from edgekit.datasets import load_reviews
 
 DESCRIPTION = "customers' tickets: title, body and tags; who recommends, and which class of clothes"
+DATA = "clothing reviews"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

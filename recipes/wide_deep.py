@@ -13,6 +13,7 @@ import numpy as np
 from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district: the features beside two layers of 30 units"
+DATA = "California housing"
 TASK = "regression"
 METRIC = "rmse"
 HIGHER_IS_BETTER = False

@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district: five features wide, six deep, two inputs"
+DATA = "California housing"
 TASK = "regression"
 METRIC = "rmse"
 HIGHER_IS_BETTER = False

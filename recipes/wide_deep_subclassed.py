@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.datasets import load_california
 
 DESCRIPTION = "house prices by district: wide and deep as a subclass, two inputs and outputs"
+DATA = "California housing"
 TASK = "regression"
 METRIC = "rmse"
 HIGHER_IS_BETTER = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 DESCRIPTION = "exclusive or: two hidden units, nine weights, offline"
+DATA = "4 points"
 TASK = "classification"
 METRIC = "accuracy"
 HIGHER_IS_BETTER = True

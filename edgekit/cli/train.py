@@ -50,7 +50,7 @@ def _list(as_json: bool) -> None:
 
     recipes = [load_recipe(name) for name in recipe_names()]
     if as_json:
-        fields = ("name", "description", "task", "metric", "floor")
+        fields = ("name", "description", "data_set", "task", "metric", "higher_is_better", "floor")
         options.print_json([{f: getattr(r, f) for f in fields} for r in recipes])
         return
     from edgekit import tables
