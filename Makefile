@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format benchmarks clean
+.PHONY: help install demo test lint format recipes benchmarks clean
 
 help:
 	@echo "make demo        set up, then train, export, prove and time a small model"
 	@echo "make test        set up, then lint, types, layers and tests"
 	@echo "make install     set up only, in $(VENV)"
 	@echo "make format      format the code"
+	@echo "make recipes     train, export, quantize and prune every recipe (hours)"
 	@echo "make benchmarks  run every script in benchmarks/ (hours)"
 	@echo "make clean       remove $(VENV) and the demo"
 
@@ -38,6 +39,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+recipes: install
+	$(BIN)/python benchmarks/recipes.py
 
 benchmarks: install
 	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 
 import numpy as np
 import pytest
 
 from edgekit.datasets import TEXT_IDS, load_texts
-from tests.conftest import run_edgekit, skip_without
+from edgekit.workspace import Workspace
+from tests.conftest import ROOT, run_edgekit, skip_without
+
+FILES, PRECISIONS = ("tflite", "onnx"), ("fp32", "int8")
 
 
 def needs_data() -> None:
@@ -46,6 +50,19 @@ def test_fashion_mnist_to_every_format(tmp_path, recipe):
     assert proof["runtime"]["backend"] == "wasm"
 
 
+def test_raw_features_to_integers_in_both_formats(tmp_path):
+    needs_data()
+    folder = tmp_path / "ws"
+    done = run_edgekit("run", "california_mlp", "--epochs", 2, "-o", folder, "--json")
+    assert done.code == 0, done.err
+    manifest = Workspace.open(folder).manifest
+    figures = {a.artifact: a.metrics["rmse"] for a in manifest.accuracy}
+    assert figures["keras"] < 0.75  # the mean alone has 1.15
+    for id, figure in figures.items():
+        assert figure < 1.05 * figures["keras"], id
+    assert {"int8.tflite", "int8.onnx", "fp32.tfjs"} <= set(figures)
+
+
 @pytest.mark.parametrize(
     ("recipe", "rows", "least", "most"),
     [
@@ -72,6 +89,33 @@ def test_texts_to_every_format(tmp_path, recipe, rows, least, most):
     }
     for artifact in done.json["accuracy"]:
         assert artifact["metrics"] == pytest.approx(figures, rel=1e-3), artifact["artifact"]
+
+
+@pytest.fixture
+def wines(tmp_path):
+    """The recipe that the page shows, as a file."""
+    page = (ROOT / "recipes" / "README.md").read_text()
+    [template] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "wines.py").write_text(template)
+    return tmp_path / "wines.py"
+
+
+def test_the_template_goes_the_whole_way(wines, tmp_path):
+    done = run_edgekit("run", wines, "-o", tmp_path / "ws", "--json")
+    assert done.code == 0, done.err
+    manifest = Workspace.open(tmp_path / "ws").manifest
+    figures = {a.artifact: a.metrics["accuracy"] for a in manifest.accuracy}
+    assert set(figures) == {"keras", "fp32.tfjs", *(f"{p}.{f}" for p in PRECISIONS for f in FILES)}
+    assert min(figures.values()) >= 0.9
+
+
+def test_a_mistake_in_the_template_is_reported_as_the_page_says(wines, tmp_path):
+    page = (ROOT / "recipes" / "README.md").read_text()
+    [line] = re.findall(r"^error: /home/me/(.*)$", page, re.MULTILINE)
+    wines.write_text(wines.read_text().replace('rows("train")[0]', 'rows("training")[0]'))
+    done = run_edgekit("train", wines, "-o", tmp_path / "ws")
+    assert done.code == 1
+    assert f"error: {wines.with_name(line)}" in done.err
 
 
 @pytest.mark.parametrize("name", ["imdb", "reuters"])
