@@ -143,6 +143,8 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(two_inputs_file, tmp
         text=True,
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(scratch)},
+        # A shell's background jobs, which the tests may be, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
         if "fp32.onnx: converting" in line:
