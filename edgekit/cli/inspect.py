@@ -129,7 +129,7 @@ def _operators(description: FileDescription) -> str:
 
 
 def _arithmetic(description: FileDescription) -> str:
-    from edgekit.formats.tflite import NEVER_QUANTIZED
+    from edgekit.formats.tflite_floats import NEVER_QUANTIZED
 
     floats = description.float_tensors
     if description.format == "tfjs" and description.quantization.tensors:

@@ -109,8 +109,8 @@ class FileDescription:
       tflite  every float tensor that an operator reads or writes, except QUANTIZE, DEQUANTIZE,
               CAST, SHAPE and RANK, which convert a number or look at a shape but compute nothing
               (so float inputs and outputs of an int8 file do not count), except the few
-              elementwise ones that the converter cannot quantize (tflite.NEVER_QUANTIZED), and
-              except arithmetic of inputs with constants, which scales raw features.
+              elementwise ones that the converter cannot quantize (NEVER_QUANTIZED), and except
+              arithmetic of inputs with constants, which scales raw features.
       onnx    operands of Conv, ConvTranspose, MatMul, Gemm, Einsum, LSTM, GRU and RNN nodes with
               constant weights, loop bodies included, that do not come out of a DequantizeLinear
               (operators that only move elements may stand between): the weight, or else the data.

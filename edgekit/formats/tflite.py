@@ -23,6 +23,7 @@ from edgekit.formats.description import (
     quantization_of,
     sparsity_of,
 )
+from edgekit.formats.tflite_floats import float_tensors, is_float
 from edgekit.types import Signature, TensorSpec
 
 T = TypeVar("T")
@@ -33,23 +34,6 @@ BITS = {
     "int4": 4, "uint4": 4, "int2": 2,
 }  # fmt: skip
 NARROW = {"int8", "uint8", "int16", "int4", "uint4", "int2"}
-COMPUTES_NOTHING = {
-    "QUANTIZE", "DEQUANTIZE", "CAST", "SHAPE", "RANK",
-    # A mask is what is exactly 0 in a float input.
-    "EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL",
-}  # fmt: skip
-NEVER_QUANTIZED = {
-    "CEIL", "COS", "ELU", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "LOCAL_RESPONSE_NORMALIZATION",
-    "NEG", "POW", "ROUND", "SIGN", "SIN", "SQUARE",
-}  # fmt: skip
-"""Elementwise operators that TensorFlow's converter has no integer form for (2.21: each tried).
-
-In its int8 files they stand in float between a DEQUANTIZE and a QUANTIZE; LayerNormalization
-(NEG), GroupNormalization (SQUARE) and ELU bring them in.
-"""
-NEVER_INT16 = {"DIV", "HARD_SWISH", "PRELU", "SELECT", "SELECT_V2", "SQUARED_DIFFERENCE"}
-"""Those that have an int8 form, and none of 16 bits, in files with 16-bit activations."""
-ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
 PASSES_WEIGHTS_ON = {"DEQUANTIZE", "DENSIFY", "RESHAPE", "TRANSPOSE"}
 BIAS_OPERANDS = {
     "CONV_2D": {2}, "CONV_3D": {2}, "DEPTHWISE_CONV_2D": {2}, "FULLY_CONNECTED": {2},
@@ -60,18 +44,18 @@ BIAS_OPERANDS = {
 
 
 @dataclass(frozen=True)
-class _Operator:
+class Operator:
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Graph:
+class Graph:
     names: list[str]
     dtypes: list[str]
     tables: list[Any]
-    operators: list[_Operator]
+    operators: list[Operator]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
@@ -105,7 +89,7 @@ def _read(path: Path) -> FileDescription:
         groups=groups_of(tensors),
         quantization=quantization_of(tensors),
         sparsity=sparsity_of(tensors),
-        float_tensors=tuple(name for graph in graphs for name in _float_tensors(graph)),
+        float_tensors=tuple(name for graph in graphs for name in float_tensors(graph)),
         producer=file.producer(),
         version=str(file.model.Version()),
         metadata=file.metadata,
@@ -113,34 +97,6 @@ def _read(path: Path) -> FileDescription:
         custom_ops=tuple(n for n in sorted(file.custom_ops) if not n.startswith("Flex")),
         flex_ops=tuple(n for n in sorted(file.custom_ops) if n.startswith("Flex")),
     )
-
-
-def _float_tensors(graph: _Graph) -> list[str]:
-    wide = any(graph.dtypes[i] == "int16" for op in graph.operators for i in op.outputs)
-    exempt = COMPUTES_NOTHING | NEVER_QUANTIZED | (NEVER_INT16 if wide else set())
-    scaled = _scaled_inputs(graph)
-    used = {
-        index
-        for op in graph.operators
-        if op.name not in exempt and not scaled & {*op.outputs}
-        for index in {*op.inputs, *op.outputs} - {-1}
-    }
-    return [graph.names[i] for i in sorted(used) if _is_float(graph.dtypes[i])]
-
-
-def _scaled_inputs(graph: _Graph) -> set[int]:
-    """What is made of inputs by adding or multiplying constants alone: raw features, scaled."""
-    made = {i for op in graph.operators for i in op.outputs}
-    reached = {*graph.inputs}
-    for op in graph.operators:
-        others = {*op.inputs} - reached
-        if op.name in ARITHMETIC and len(others) == 1 < len(op.inputs) and not others & made:
-            reached |= {*op.outputs}
-    return reached - {*graph.inputs}
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype.startswith(("float", "bfloat", "complex"))
 
 
 class _File:
@@ -211,15 +167,15 @@ class _File:
             self.custom_ops.add(name)
         return name
 
-    def graph(self, table: Any) -> _Graph:
+    def graph(self, table: Any) -> Graph:
         tables = self.items(table.TensorsLength(), table.Tensors)
         operators = self.items(table.OperatorsLength(), table.Operators)
-        graph = _Graph(
+        graph = Graph(
             names=[self.text(t.Name()) or f"tensor {i}" for i, t in enumerate(tables)],
             dtypes=[self.dtypes.get(t.Type(), f"type {t.Type()}") for t in tables],
             tables=tables,
             operators=[
-                _Operator(
+                Operator(
                     name=self.operator_names[op.OpcodeIndex()],
                     inputs=tuple(self.numbers(op, "Inputs")),
                     outputs=tuple(self.numbers(op, "Outputs")),
@@ -249,7 +205,7 @@ class _File:
         data: np.ndarray[Any, np.dtype[np.uint8]] = buffer.DataAsNumpy()
         return data
 
-    def tensors(self, graph: _Graph) -> list[Tensor]:
+    def tensors(self, graph: Graph) -> list[Tensor]:
         """Tensors of a graph; constants that share a buffer count once."""
         biases = _biases(graph)
         tensors = []
@@ -262,7 +218,7 @@ class _File:
             tensors.append(self._tensor(graph, i, content, i in biases))
         return tensors
 
-    def _tensor(self, graph: _Graph, i: int, content: Any, is_bias: bool) -> Tensor:
+    def _tensor(self, graph: Graph, i: int, content: Any, is_bias: bool) -> Tensor:
         table, name, dtype = graph.tables[i], graph.names[i], graph.dtypes[i]
         shape = self.numbers(table, "Shape")
         if any(d < 0 for d in shape):
@@ -298,7 +254,7 @@ class _File:
             return [], []
         return finite(self.numbers(parameters, "Scale")), self.numbers(parameters, "ZeroPoint")
 
-    def signature(self, graphs: list[_Graph]) -> Signature:
+    def signature(self, graphs: list[Graph]) -> Signature:
         """By the keys of the signature, else by tensor name; in the order of the graph.
 
         That order is what an application sees that binds by index.
@@ -329,7 +285,7 @@ class _File:
             outputs=specs(chosen.OutputsLength(), chosen.Outputs, graph.outputs),
         )
 
-    def _spec(self, graph: _Graph, name: str, index: int) -> TensorSpec:
+    def _spec(self, graph: Graph, name: str, index: int) -> TensorSpec:
         table = graph.tables[index]
         shape = self.numbers(table, "ShapeSignature") or self.numbers(table, "Shape")
         scales, zero_points = self.quantization(table)
@@ -372,7 +328,7 @@ class _File:
         return None
 
 
-def _biases(graph: _Graph) -> set[int]:
+def _biases(graph: Graph) -> set[int]:
     source = {
         op.outputs[0]: op.inputs[0]
         for op in graph.operators
@@ -392,7 +348,7 @@ def _role(dtype: str, rank: int, is_constant: bool, is_bias: bool, is_quantized:
         return "activations"
     if is_bias:
         return "biases"
-    is_number = is_quantized or _is_float(dtype) or dtype in NARROW
+    is_number = is_quantized or is_float(dtype) or dtype in NARROW
     return "weights" if is_number and rank else "other"
 
 
