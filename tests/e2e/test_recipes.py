@@ -91,6 +91,25 @@ def test_texts_to_every_format(tmp_path, recipe, rows, least, most):
         assert artifact["metrics"] == pytest.approx(figures, rel=1e-3), artifact["artifact"]
 
 
+def test_spoken_digits_to_every_format(tmp_path):
+    needs_data()
+    folder = tmp_path / "ws"
+    trained = run_edgekit("train", "spoken_digits_dscnn", "--epochs", 1, "-o", folder, "--json")
+    assert trained.code == 0, trained.err
+    assert trained.json["rows"] == 300
+    model = trained.json["metrics"]["accuracy"]
+    assert model > 0.4  # of ten digits
+    formats = ("--to", "tflite", "--to", "onnx", "--to", "tfjs")
+    exported = run_edgekit("export", folder, *formats, "--precision", "fp32", "--json")
+    assert exported.code == 0, exported.err
+    quantized = run_edgekit("quantize", folder, "--to", "tflite", "--to", "onnx", "--json")
+    assert quantized.code == 0, quantized.err
+    for done, off in ((exported, 0.0035), (quantized, 0.05)):  # a row is 0.0033
+        for artifact in done.json["accuracy"]:
+            assert abs(artifact["metrics"]["accuracy"] - model) < off, artifact["artifact"]
+        assert all(a["size_bytes"] < 100_000 for a in done.json["artifacts"])
+
+
 @pytest.fixture
 def wines(tmp_path):
     """The recipe that the page shows, as a file."""

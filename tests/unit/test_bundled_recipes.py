@@ -27,6 +27,7 @@ def test_bundled_names():
         "perceptron_iris",
         "reuters_mlp",
         "reuters_transformer",
+        "spoken_digits_dscnn",
         "tickets",
         "wide_deep",
         "wide_deep_multi_input",
