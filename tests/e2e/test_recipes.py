@@ -1,4 +1,4 @@
-"""The recipes on their real data, as far as CI has time: one epoch, then the whole way."""
+"""Recipes on their real data, as far as CI has time: an epoch, then the whole way."""
 
 from __future__ import annotations
 
@@ -23,16 +23,13 @@ def needs_data() -> None:
     )
 
 
-@pytest.mark.parametrize("recipe", ["fashion_mnist_mlp", "fashion_mnist_cnn"])
-def test_fashion_mnist_to_every_format(tmp_path, recipe):
+def test_clothes_to_every_format(tmp_path):
     needs_data()
     folder = tmp_path / "ws"
-    trained = run_edgekit("train", recipe, "--epochs", 1, "-o", folder, "--json")
+    trained = run_edgekit("train", "fashion_mnist_cnn", "--epochs", 1, "-o", folder, "--json")
     assert trained.code == 0, trained.err
     assert trained.json["rows"] == 10_000
     assert trained.json["metrics"]["accuracy"] > 0.7
-    if recipe == "fashion_mnist_mlp":
-        assert trained.json["parameters"] == 266_610
     both = ("--precision", "fp32", "--precision", "int8")
     done = run_edgekit("export", folder, "--to", "tflite", "--to", "onnx", *both, "--json")
     assert done.code == 0, done.err
@@ -63,24 +60,13 @@ def test_raw_features_to_integers_in_both_formats(tmp_path):
     assert {"int8.tflite", "int8.onnx", "fp32.tfjs"} <= set(figures)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "rows", "least", "most"),
-    [
-        # The most frequent topic alone has 0.43.
-        ("reuters_transformer", None, {"accuracy": 0.80}, {}),
-        # An epoch is an eighth of the text. The frequencies of the words alone have 204 and 0.18.
-        ("imdb_gru_lm", 10_000, {"accuracy": 0.185}, {"perplexity": 170}),
-    ],
-)
-def test_texts_to_every_format(tmp_path, recipe, rows, least, most):
+def test_news_to_every_format(tmp_path):
     needs_data()
     folder = tmp_path / "ws"
-    trained = run_edgekit("train", recipe, "--epochs", 1, "-o", folder, "--json")
+    trained = run_edgekit("train", "reuters_transformer", "--epochs", 1, "-o", folder, "--json")
     assert trained.code == 0, trained.err
     figures = trained.json["metrics"]
-    assert rows in (None, trained.json["rows"])
-    assert all(figures[name] > figure for name, figure in least.items()), figures
-    assert all(figures[name] < figure for name, figure in most.items()), figures
+    assert figures["accuracy"] > 0.8  # the most frequent topic alone has 0.43
     formats = ("--to", "tflite", "--to", "onnx", "--to", "tfjs")
     done = run_edgekit("export", folder, *formats, "--precision", "fp32", "--json")
     assert done.code == 0, done.err
