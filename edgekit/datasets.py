@@ -27,6 +27,7 @@ __all__ = [
     "load_recordings",
     "load_reviews",
     "load_table",
+    "load_text_split",
     "load_texts",
 ]
 
@@ -72,15 +73,56 @@ def load_texts(name: str) -> dict[str, np.ndarray]:
     return _load(name, TEXT_ARRAYS, lambda: _end_to_end(_from_keras(name, num_words=TEXT_IDS)))
 
 
+def load_text_split(
+    name: str,
+    split: str,
+    rows_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    validation: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A split of the texts of `load_texts` as rows: the test set whole, the others train.
+
+    A text that is there twice is in one split: in the test set, or else once among the others.
+
+    Args:
+        name: as in `load_texts`.
+        split: "train", "validation", "test", or "calibration": the first 500 of "train".
+        rows_of: makes rows of tokens and lengths.
+        validation: how many of the others, the first, validate.
+
+    Returns:
+        The rows and the labels, int64.
+
+    Raises:
+        RecipeError: as `load_texts`.
+    """
+    import numpy as np
+
+    texts = load_texts(name)
+    test, others = (rows_of(texts[f"{p}_tokens"], texts[f"{p}_lengths"]) for p in ("test", "train"))
+    if split == "test":
+        return test, texts["test_labels"].astype(np.int64)
+    seen, new = {row.tobytes() for row in test}, []
+    for place, row in enumerate(others):
+        if row.tobytes() not in seen:
+            seen.add(row.tobytes())
+            new.append(place)
+    places = {
+        "train": new[validation:],
+        "validation": new[:validation],
+        "calibration": new[validation : validation + 500],
+    }[split]
+    return others[places], texts["train_labels"][places].astype(np.int64)
+
+
 def different_words(
-    tokens: np.ndarray, lengths: np.ndarray, which: slice, *, vocabulary: int, width: int
+    tokens: np.ndarray, lengths: np.ndarray, *, vocabulary: int, width: int
 ) -> np.ndarray:
-    """The words that some texts of `load_texts` have, each once: what a multi-hot row says.
+    """The words that texts of `load_texts` have, each once: what a multi-hot row says.
 
     Args:
         tokens: the ids of all texts, end to end.
         lengths: how many are each text's.
-        which: the texts that are wanted.
         vocabulary: ids from here on are the unknown word, 2.
         width: of a text with more different words the rarest are left out.
 
@@ -89,10 +131,9 @@ def different_words(
     """
     import numpy as np
 
-    ends, lengths = np.cumsum(lengths)[which], lengths[which]
     tokens = np.where(tokens < vocabulary, tokens, UNKNOWN_ID)
     rows = np.zeros((len(lengths), width), np.int32)
-    for row, end, length in zip(rows, ends, lengths, strict=True):
+    for row, end, length in zip(rows, np.cumsum(lengths), lengths, strict=True):
         words = np.unique(tokens[end - length : end])[:width]
         row[: len(words)] = words
     return rows

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.datasets import different_words, load_texts
+from edgekit.datasets import different_words, load_text_split
 
 DESCRIPTION = "film reviews, the words they have: 16-16-1 tells good from bad"
 DATA = "IMDB"
@@ -90,18 +90,9 @@ def evaluate(outputs, targets):
 
 
 def _examples(split):
-    texts = load_texts("imdb")
-    part, rows = {
-        "train": ("train", slice(5_000, None)),
-        "validation": ("train", slice(5_000)),
-        "calibration": ("train", slice(5_000, 5_500)),
-        "test": ("test", slice(None)),
-    }[split]
-    words = different_words(
-        texts[f"{part}_tokens"],
-        texts[f"{part}_lengths"],
-        rows,
-        vocabulary=VOCABULARY,
-        width=WORDS,
-    )
-    return words, texts[f"{part}_labels"][rows, np.newaxis].astype(np.int64)
+    words, labels = load_text_split("imdb", split, _words, validation=5_000)
+    return words, labels[:, np.newaxis]
+
+
+def _words(tokens, lengths):
+    return different_words(tokens, lengths, vocabulary=VOCABULARY, width=WORDS)

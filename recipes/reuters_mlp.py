@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.datasets import different_words, load_texts
+from edgekit.datasets import different_words, load_text_split
 
 DESCRIPTION = "news wires, the words they have: 64-64-46 tells the topic"
 DATA = "Reuters"
@@ -68,18 +68,9 @@ def evaluate(outputs, targets):
 
 
 def _examples(split):
-    texts = load_texts("reuters")
-    part, rows = {
-        "train": ("train", slice(500, None)),
-        "validation": ("train", slice(500)),
-        "calibration": ("train", slice(500, 1_000)),
-        "test": ("test", slice(None)),
-    }[split]
-    words = different_words(
-        texts[f"{part}_tokens"],
-        texts[f"{part}_lengths"],
-        rows,
-        vocabulary=VOCABULARY,
-        width=WORDS,
-    )
-    return words, texts[f"{part}_labels"][rows].astype(np.int64)
+    words, labels = load_text_split("reuters", split, _words, validation=500)
+    return words, labels
+
+
+def _words(tokens, lengths):
+    return different_words(tokens, lengths, vocabulary=VOCABULARY, width=WORDS)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from edgekit.datasets import load_texts
+from edgekit.datasets import load_text_split
 
 DESCRIPTION = "news wires, 160 words: a small transformer encoder tells the topic"
 DATA = "Reuters"
@@ -91,15 +91,7 @@ def evaluate(outputs, targets):
 
 
 def _examples(split):
-    texts = load_texts("reuters")
-    part, rows = {
-        "train": ("train", slice(500, None)),
-        "validation": ("train", slice(500)),
-        "calibration": ("train", slice(500, 1_000)),
-        "test": ("test", slice(None)),
-    }[split]
-    tokens = _first_words(texts[f"{part}_tokens"], texts[f"{part}_lengths"])
-    return tokens[rows], texts[f"{part}_labels"][rows].astype(np.int64)
+    return load_text_split("reuters", split, _first_words, validation=500)
 
 
 def _first_words(tokens, lengths):

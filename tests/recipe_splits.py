@@ -1,4 +1,4 @@
-"""What holds of the splits of every recipe."""
+"""What holds of the splits of every recipe, and texts to split."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def splits_of(name, row_of):
     assert not ids["train"] & ids["validation"]
     assert ids["calibration"] <= ids["train"]
     return ids
+
+
+def write_texts(path, rows, texts):
+    """`texts(part, row)` are the ids of a text; the labels take turns."""
+    arrays = {}
+    for part, count in rows.items():
+        these = [np.array(texts(part, row), np.uint16) for row in range(count)]
+        arrays |= {
+            f"{part}_tokens": np.concatenate(these),
+            f"{part}_lengths": np.array([len(text) for text in these]),
+            f"{part}_labels": (np.arange(count) % 2).astype(np.uint8),
+        }
+    np.savez(path, **arrays)

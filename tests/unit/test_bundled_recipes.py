@@ -19,6 +19,7 @@ def test_bundled_names():
         "fashion_mnist_mlp",
         "imdb_gru_lm",
         "imdb_mlp",
+        "imdb_transformer",
         "linear_2d",
         "loudness_gru",
         "mlp_search",

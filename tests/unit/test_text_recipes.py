@@ -9,20 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.recipe import load_recipe
-from tests.recipe_splits import splits_of
-
-
-def write_texts(path, rows, texts):
-    """`texts(part, row)` are the ids of a text; the labels take turns."""
-    arrays = {}
-    for part, count in rows.items():
-        these = [np.array(texts(part, row), np.uint16) for row in range(count)]
-        arrays |= {
-            f"{part}_tokens": np.concatenate(these),
-            f"{part}_lengths": np.array([len(text) for text in these]),
-            f"{part}_labels": (np.arange(count) % 2).astype(np.uint8),
-        }
-    np.savez(path, **arrays)
+from tests.recipe_splits import splits_of, write_texts
 
 
 @pytest.mark.parametrize(
