@@ -28,6 +28,8 @@ def main() -> None:
     arguments = parser.parse_args()
     known = json.loads(run(EDGEKIT, "train", "--list", "--json").stdout)
     names = arguments.recipes.split(",") if arguments.recipes else [r["name"] for r in known]
+    if unknown := set(names) - {r["name"] for r in known}:
+        parser.error(f"unknown recipes: {', '.join(sorted(unknown))}")
     rows, failed = [], []
     for recipe in (r for r in known if r["name"] in names):
         workspace = arguments.work / recipe["name"]
