@@ -63,7 +63,7 @@ def rows_of(recipe: dict[str, Any], manifest: dict[str, Any]) -> list[list[str]]
         change = figures[id] - keras
         loss = -change if recipe["higher_is_better"] else change
         allowed = POINTS if metric.startswith("accuracy") else SHARE * keras
-        figure = f"{figures[id]:.4f} ({change:+.4f})"
+        figure = f"{figures[id]:.4f} ({round(change, 4) + 0.0:+.4f})"
         return f"{f'**{figure}**' if loss > allowed else figure}, {size(sizes[id])}"
 
     sign = "≥" if recipe["higher_is_better"] else "≤"

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from edgekit.cli.main import COMMANDS, cli
+from edgekit.recipe import load_recipe, recipe_names
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -90,3 +91,20 @@ def test_constraints_satisfy_the_ranges():
     for requirement in map(Requirement, [*project["dependencies"], *extras]):
         assert requirement.name in pins, requirement
         assert all(requirement.specifier.contains(v) for v in pins[requirement.name]), requirement
+
+
+def test_the_table_of_recipes_has_them_all_and_each_reached_its_floor():
+    page = (ROOT / "recipes" / "README.md").read_text()
+    rows = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            rows[cells[0].strip("`")] = cells
+    assert list(rows) == recipe_names()
+    for name, cells in rows.items():
+        recipe = load_recipe(name)
+        metric, sign, floor = cells[2].split()
+        assert (metric, float(floor)) == (recipe.metric, recipe.floor)
+        assert sign == ("≥" if recipe.higher_is_better else "≤")
+        reached = float(cells[4])
+        assert reached >= recipe.floor if recipe.higher_is_better else reached <= recipe.floor
