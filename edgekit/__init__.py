@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgekit.verbs.prune import PruneFailed, prune
     from edgekit.verbs.quantize import QuantizeFailed, quantize
     from edgekit.verbs.run import RunFailed, run
-    from edgekit.verbs.targets import list_targets
+    from edgekit.verbs.targets import list_targets, prepare
     from edgekit.verbs.train import train
     from edgekit.verbs.verify import VerifyFailed, verify
     from edgekit.workspace import Workspace
@@ -52,7 +52,7 @@ _HOMES = {
     "edgekit.verbs.prune": ("PruneFailed", "prune"),
     "edgekit.verbs.quantize": ("QuantizeFailed", "quantize"),
     "edgekit.verbs.run": ("RunFailed", "run"),
-    "edgekit.verbs.targets": ("list_targets",),
+    "edgekit.verbs.targets": ("list_targets", "prepare"),
     "edgekit.verbs.train": ("train",),
     "edgekit.verbs.verify": ("VerifyFailed", "verify"),
     "edgekit.workspace": ("Workspace",),
@@ -80,6 +80,7 @@ __all__ = [
     "export",
     "inspect",
     "list_targets",
+    "prepare",
     "prune",
     "quantize",
     "run",

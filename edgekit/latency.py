@@ -104,7 +104,10 @@ def _record(
         timings=timings,
         runtime=results[0].runtime,
         machine=results[0].machine,
-        warnings=tuple(_warnings(timings, results[0].machine.governor)),
+        warnings=(
+            *_warnings(timings, results[0].machine.governor),
+            *dict.fromkeys(w for r in results for w in r.warnings),
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from edgekit.types import (
     AccuracyRecord,
     Artifact,
     Code,
+    InstructionRecord,
     LatencyRecord,
     ParityRecord,
     SearchRecord,
@@ -104,6 +105,7 @@ class Manifest:
     parity: tuple[ParityRecord, ...] = ()
     accuracy: tuple[AccuracyRecord, ...] = ()
     latency: tuple[LatencyRecord, ...] = ()
+    instructions: tuple[InstructionRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
 
 

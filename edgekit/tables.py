@@ -26,12 +26,15 @@ from edgekit.cells import (
     where_cell,
 )
 from edgekit.recipe import Recipe
+from edgekit.targets import LOCAL
 from edgekit.types import (
     BASELINE,
     AccuracyRecord,
     Artifact,
     Explanation,
+    InstructionRecord,
     LatencyRecord,
+    Machine,
     ParityRecord,
     SearchRecord,
 )
@@ -291,17 +294,33 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
     return table
 
 
+def instructions(records: Sequence[InstructionRecord]) -> Table:
+    """What one invocation takes on an emulated machine, next to the first of its format."""
+    table = new_table("artifact", "instructions", "of the first")
+    first: dict[str, int] = {}
+    for record in records:
+        count = record.counts[0]
+        share = count / first.setdefault(record.artifact.rpartition(".")[2], count)
+        table.add_row(record.artifact, f"{count:,}", f"{share:.2f}")
+    return table
+
+
+def machine(place: Machine) -> str:
+    """A machine in a line."""
+    return f"{place.cpu} ({counted(place.cores, 'core')}), {place.os}"
+
+
 def conditions(records: Sequence[LatencyRecord]) -> list[str]:
     """Where it was measured and what disturbed it, one line each."""
     lines = []
-    for machine, group in groupby(records, key=lambda r: r.machine):
+    for place, group in groupby(records, key=lambda r: r.machine):
         same = list(group)
         first = same[0]
         runtimes = sorted(
             {f"{r.runtime.name} {r.runtime.version} ({r.runtime.backend})" for r in same}
         )
         lines += [
-            f"{machine.cpu} ({counted(machine.cores, 'core')}), {machine.os}; "
+            f"{machine(place)}; "
             f"{counted(first.threads, 'thread')}; "
             f"{counted(len(first.timings), 'process', 'processes')} each, interleaved",
             ", ".join(runtimes),
@@ -331,7 +350,8 @@ def summary(workspace: Workspace) -> Table:
     table = new_table("artifact", "size", "max diff", "top-1", metric, "p50", "p90", "× Keras")
     proofs = {p.artifact: p for p in manifest.parity}
     metrics = {a.artifact: a for a in manifest.accuracy}
-    times = {r.artifact: latency.summarize(r) for r in manifest.latency}
+    own = (r for r in manifest.latency if r.target == LOCAL)
+    times = {r.artifact: latency.summarize(r) for r in own}
     keras = times.get(BASELINE)
     table.add_row(
         KERAS,
@@ -374,7 +394,7 @@ def targets(known: Sequence[TargetStatus]) -> Table:
             state = runtime.version or f"[yellow]missing: {escape(str(runtime.missing))}[/]"
             table.add_row(
                 target.uri if i == 0 else "",
-                target.machine.cpu if i == 0 else "",
+                escape(target.machine) if i == 0 else "",
                 runtime.format,
                 runtime.name,
                 state,

@@ -377,3 +377,18 @@ class LatencyRecord:
     runtime: Runtime
     machine: Machine
     warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class InstructionRecord:
+    """How many instructions an artifact takes on an emulated machine: exact, and no time."""
+
+    artifact: str
+    sha256: str
+    target: str
+    rows: int
+    """Rows per invocation (the batch)."""
+    counts: tuple[int, ...]
+    """Of one invocation after the other; the k-th of two measurements can be compared."""
+    runtime: Runtime
+    machine: Machine

@@ -30,6 +30,7 @@ from edgekit.types import (
     BASELINE,
     AccuracyRecord,
     Artifact,
+    InstructionRecord,
     LatencyRecord,
     ParityRecord,
     Progress,
@@ -38,7 +39,8 @@ from edgekit.types import (
     Step,
 )
 
-Record = ParityRecord | AccuracyRecord | LatencyRecord | SearchRecord
+Measured = ParityRecord | AccuracyRecord | LatencyRecord | InstructionRecord
+Record = Measured | SearchRecord
 
 PREPROCESSING = "preprocessing.json"
 LOCK = ".lock"
@@ -290,9 +292,7 @@ class Workspace:
             changes[kind] = (*kept, record)
         self.change(**changes)
 
-    def keep(
-        self, *records: ParityRecord | AccuracyRecord | LatencyRecord, progress: Progress
-    ) -> None:
+    def keep(self, *records: Measured, progress: Progress) -> None:
         """Keep `records` if that is possible: what was found is true where it cannot be written."""
         try:
             with self.locked():
@@ -327,6 +327,7 @@ _KINDS: dict[type, str] = {
     ParityRecord: "parity",
     AccuracyRecord: "accuracy",
     LatencyRecord: "latency",
+    InstructionRecord: "instructions",
     SearchRecord: "searches",
 }
 
@@ -344,7 +345,9 @@ def _conditions(record: Any) -> tuple[Any, ...]:
         return record.artifact, record.split
     if isinstance(record, SearchRecord):
         return record.format, record.method
-    return record.artifact, record.runtime.name, record.machine.arch
+    if isinstance(record, InstructionRecord):
+        return record.artifact, record.target
+    return record.artifact, record.runtime.name, record.machine.arch, record.machine.cpu
 
 
 _FORMAT_ORDER = {"tflite": 0, "onnx": 1, "tfjs": 2}

@@ -10,8 +10,9 @@ import os
 import sys
 import time
 
-from . import machine
+from . import conditions, machine
 from .arrays import load_arrays, save_arrays
+from .counting import mark_first_row
 from .protocol import Job, JobResult, decode, encode
 from .rows import run_rows, time_first_row
 from .runners import load_runtime, open_runner
@@ -28,14 +29,28 @@ def execute(job: Job) -> JobResult:
     if job.action == "run":
         outputs = run_rows(runner, job.signature, feed)
         return JobResult(runner.runtime, machine.describe(), outputs=save_arrays(outputs, job.out))
+    if job.action == "count":
+        mark_first_row(runner, job, feed)
+        return JobResult(runner.runtime, machine.describe())
+    cool = conditions.read()
     timing = time_first_row(runner, job, feed, load_ns, before)
-    return JobResult(runner.runtime, machine.describe(), timing=timing)
+    warm = conditions.read()
+    return JobResult(
+        runner.runtime,
+        machine.describe(),
+        timing=timing,
+        conditions=(cool, warm),
+        warnings=conditions.warnings(cool, warm),
+    )
 
 
 def main() -> int:
     # Runtimes print to fd 1; the answer goes to a private copy of it.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    # ONNX Runtime's wheels send usage data to their maker from a thread of their own, which costs
+    # time and belongs to no measurement.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         result = encode(execute(decode(Job, json.load(sys.stdin))))
         code = 0

@@ -70,10 +70,11 @@ class Job:
 
     `run`: every row of `inputs` through the model, outputs written as .npy into `out`.
     `time`: the first row again and again; only the invocation is timed.
+    `count`: the first row a few times, each marked for the emulator, which counts instructions.
     `inputs` maps Keras names to .npy files; all files have the same number of rows.
     """
 
-    action: Literal["run", "time"]
+    action: Literal["run", "time", "count"]
     format: str
     artifact: str
     signature: Signature
@@ -107,13 +108,34 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """The state of a machine at one moment, as far as it tells."""
+
+    temperature_c: float | None = None
+    """Of its hottest zone."""
+    throttled_bits: int | None = None
+    """What a Raspberry Pi's firmware answers to get_throttled."""
+    cooling: bool = False
+    """Whether the system holds the clock down because of heat."""
+    governor: str | None = None
+
+
+@dataclass(frozen=True)
 class JobResult:
-    """An agent's answer: `outputs` (Keras name -> .npy file) for run, `timing` for time."""
+    """An agent's answer.
+
+    `outputs` (Keras name -> .npy file) for run, `timing` for time. `instructions` for count: those
+    of one invocation after the other; the k-th of two runs are equal, those of one run need not be.
+    `conditions` are those before and after a time, `warnings` why they call it into question.
+    """
 
     runtime: Runtime
     machine: Machine
     outputs: Mapping[str, str] = field(default_factory=dict)
     timing: Timing | None = None
+    instructions: tuple[int, ...] | None = None
+    conditions: tuple[Conditions, ...] = ()
+    warnings: tuple[str, ...] = ()
     version: int = PROTOCOL_VERSION
 
 

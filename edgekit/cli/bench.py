@@ -83,7 +83,11 @@ def bench(
 def _print(result: BenchResult) -> None:
     from edgekit import tables
 
-    options.print_table(tables.latencies(result.rows))
+    if result.counts:
+        options.print_table(tables.instructions(result.counts))
+        click.echo(f"exact counts of one invocation on {result.counts[0].machine.cpu}: no times")
+    else:
+        options.print_table(tables.latencies(result.rows))
     for line in tables.conditions(result.records):
         click.echo(line)
     options.print_failures(result.failures)

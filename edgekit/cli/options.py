@@ -99,7 +99,11 @@ def variant_option(command: F) -> F:
 
 def target_option(command: F) -> F:
     return click.option(
-        "--target", default="local", show_default=True, metavar="URI", help="Where to run."
+        "--target",
+        default="local",
+        show_default=True,
+        metavar="URI",
+        help="Where to run; edgekit targets lists them.",
     )(command)
 
 

@@ -25,16 +25,20 @@ def targets(ctx: click.Context, as_json: bool) -> None:
 
 
 @targets.command()
-@click.argument("name", type=click.Choice(["node"]))
+@click.argument("target", metavar="node|qemu|ssh://USER@HOST")
 @options.json_option
 @options.reports_errors
-def prepare(name: str, as_json: bool) -> None:
-    """Install what a runtime needs: node = the TF.js packages, by pinned version."""
-    from edgekit.targets.node import prepare as run
+def prepare(target: str, as_json: bool) -> None:
+    """Install what a target needs, by pinned version.
+
+    node = the JavaScript packages, which browsers need too; qemu = Python and the runtimes for ARM;
+    ssh://USER@HOST = a virtual environment on that board.
+    """
+    from edgekit.verbs.targets import prepare as run
 
     with options.shown_progress() as progress:
-        folder = run(progress)
+        folder = run(target, progress)
     if as_json:
         options.print_json({"folder": str(folder)})
         return
-    click.echo(f"TensorFlow.js is ready in {folder}")
+    click.echo(f"ready in {folder}")

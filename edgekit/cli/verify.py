@@ -70,4 +70,6 @@ def _print(result: VerifyResult) -> None:
     from edgekit import tables
 
     options.print_table(tables.parity(result.parity, result.accuracy))
+    for machine in dict.fromkeys(record.machine for record in result.parity):
+        click.echo(f"on {tables.machine(machine)}")
     options.print_failures(result.failures)

@@ -5,13 +5,29 @@ from __future__ import annotations
 from typing import Protocol
 
 from edgekit.errors import TargetError
-from edgekit.types import Job, JobResult, Machine
+from edgekit.types import Job, JobResult, Machine, Progress
+
+LOCAL = "local"
+KNOWN = (
+    LOCAL,
+    "browser",
+    "browser:firefox",
+    "browser:listen",
+    "qemu:pi4",
+    "qemu:pi5",
+    "qemu:phone",
+    "ssh://USER@HOST",
+)
 
 
 class Target(Protocol):
     """A place with a runtime."""
 
     uri: str
+    formats: tuple[str, ...]
+    """What it has runtimes for."""
+    is_emulated: bool
+    """Its times say nothing; it counts instructions."""
 
     def machine(self) -> Machine: ...
 
@@ -27,10 +43,32 @@ class Target(Protocol):
     def close(self) -> None: ...
 
 
-def open_target(uri: str) -> Target:
-    """The target that `uri` names; TargetError lists the known ones."""
-    if uri == "local":
+def open_target(uri: str, notify: Progress | None = None) -> Target:
+    """The target that `uri` names.
+
+    Args:
+        uri: "local", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
+            "ssh://USER@HOST".
+        notify: told what the user has to do, as where to open a page.
+
+    Raises:
+        TargetError: there is no such target.
+    """
+    kind = uri.partition(":")[0].partition("?")[0]
+    if uri == LOCAL:
         from edgekit.targets.local import LocalTarget
 
         return LocalTarget()
-    raise TargetError(f"unknown target {uri!r}", hint="known targets: local (this machine)")
+    if kind == "browser":
+        from edgekit.targets.browser import BrowserTarget
+
+        return BrowserTarget(uri, notify)
+    if kind == "ssh":
+        from edgekit.targets.ssh import SshTarget
+
+        return SshTarget(uri)
+    if kind == "qemu":
+        from edgekit.targets.qemu import QemuTarget
+
+        return QemuTarget(uri)
+    raise TargetError(f"unknown target {uri!r}", hint=f"known targets: {', '.join(KNOWN)}")

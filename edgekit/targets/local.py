@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from pathlib import Path
 
 from edgekit.agent import machine
-from edgekit.agent.protocol import DecodeError, decode, encode
-from edgekit.errors import RunnerError
-from edgekit.processes import describe_exit
-from edgekit.types import Job, JobResult, Machine
+from edgekit.errors import TargetError
+from edgekit.targets import LOCAL
+from edgekit.targets.agent_process import ask_agent, read_answer
+from edgekit.types import FORMATS, Job, JobResult, Machine
 
 
 class LocalTarget:
     """Runs TFLite and ONNX in Python, TF.js in Node.js."""
 
-    uri = "local"
+    uri = LOCAL
+    formats: tuple[str, ...] = FORMATS
+    is_emulated = False
 
     def machine(self) -> Machine:
         return machine.describe()
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
-        """See Target.execute."""
-        try:
-            done = subprocess.run(
-                _command(job.format),
-                input=json.dumps(encode(job)),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
+        """See Target.execute.
+
+        Raises:
+            TargetError: `job` is to be counted.
+        """
+        if job.action == "count":
+            raise TargetError(
+                f"{LOCAL} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
             )
-        except subprocess.TimeoutExpired as e:
-            raise RunnerError(
-                f"no answer from the {job.format} runtime in {timeout:.0f} s on {_name(job)}"
-            ) from e
-        return _answer(job, done)
+        return read_answer(job, ask_agent(_command(job.format), job, timeout=timeout))
 
     def close(self) -> None:
         pass
@@ -51,21 +44,3 @@ def _command(form: str) -> list[str]:
         return node_command()
     # -P: a file of the user's working directory must not shadow a module.
     return [sys.executable, "-P", "-m", "edgekit.agent"]
-
-
-def _answer(job: Job, done: subprocess.CompletedProcess[str]) -> JobResult:
-    try:
-        answer = json.loads(done.stdout)
-        if "error" in answer:
-            reason = answer["error"]["message"].strip()
-            raise RunnerError(f"the {job.format} runtime cannot run {_name(job)}: {reason}")
-        return decode(JobResult, answer)
-    except (json.JSONDecodeError, DecodeError, TypeError, KeyError) as e:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise RunnerError(
-            f"the {job.format} runtime {describe_exit(done.returncode)} on {_name(job)}: {last}"
-        ) from e
-
-
-def _name(job: Job) -> str:
-    return Path(job.artifact).name

@@ -1,4 +1,4 @@
-"""Node.js with the TensorFlow.js packages, in which TF.js models run on this machine."""
+"""Node.js, in which TF.js models run here, and the JavaScript packages, for browsers as well."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def find_node() -> Path | None:
 
 
 def packages_folder() -> Path:
-    """Where the TensorFlow.js packages of this version of edgekit are, once prepared."""
+    """Where the JavaScript packages of this version of edgekit are, once prepared."""
     pinned = hashlib.sha256((_SCRIPTS / "package-lock.json").read_bytes()).hexdigest()
     return Path(platformdirs.user_cache_path("edgekit")) / f"node-{pinned[:12]}"
 
 
 def prepare(progress: Progress | None = None) -> Path:
-    """Install the pinned packages (90 MB) into `packages_folder()`, unless they are there.
+    """Install the pinned packages (320 MB) into `packages_folder()`, unless they are there.
 
     Raises:
         MissingDependency: there is no node or npm, or npm cannot install the packages.
@@ -53,7 +53,7 @@ def prepare(progress: Progress | None = None) -> Path:
         return folder
     npm = _npm_command(_require_node())
     if progress is not None:
-        progress("installing the TensorFlow.js packages with npm (90 MB)")
+        progress("installing the JavaScript packages with npm (320 MB)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="node-new-") as parent:
         fresh = Path(parent, "packages")
@@ -78,7 +78,7 @@ def node_command() -> list[str]:
     node, folder = _require_node(), packages_folder()
     if not folder.is_dir():
         raise MissingDependency(
-            f"the TensorFlow.js packages are not installed in {folder}",
+            f"the JavaScript packages are not installed in {folder}",
             hint="run: edgekit targets prepare node",
         )
     return [str(node), str(_SCRIPTS / "agent.mjs"), str(folder)]
@@ -139,7 +139,7 @@ def _install(npm: list[str], folder: Path) -> None:
         errors = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
         reason = "; ".join(line.removeprefix("npm error").strip() for line in errors[:3])
         raise MissingDependency(
-            f"npm could not install the TensorFlow.js packages: {reason or done.returncode}",
+            f"npm could not install the JavaScript packages: {reason or done.returncode}",
             hint="check the network and npm's settings (npm config list), then run: "
             "edgekit targets prepare node",
         )

@@ -28,6 +28,8 @@ _ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "GRPC_VERBOSITY": "ERROR",
+    # ONNX Runtime reports its use to its makers unless told otherwise.
+    "ORT_DISABLE_TELEMETRY": "1",
     # Converters iterate over sets of names; the files must not depend on the hash seed.
     "PYTHONHASHSEED": "0",
 }

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from edgekit import latency
-from edgekit.agent.arrays import save_arrays
-from edgekit.agent.protocol import JobResult, Signature, decode, encode
+from edgekit.agent.protocol import JobResult, decode, encode
 from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError
 from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
-from edgekit.samples import read_npz
-from edgekit.targets import Target, open_target
+from edgekit.targets import LOCAL, Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
-from edgekit.types import (
-    BASELINE,
-    FREE_DIMENSION,
-    Artifact,
-    Job,
-    LatencyRecord,
-    Progress,
-    TensorSpec,
-)
-from edgekit.verbs.locate import Located, locate, of_workspace
+from edgekit.types import BASELINE, Artifact, InstructionRecord, Job, LatencyRecord, Progress
+from edgekit.verbs.count import count_files
+from edgekit.verbs.first_row import first_row
+from edgekit.verbs.locate import Located, locate, of_workspace, runnable
 from edgekit.workspace import Workspace
 
 SHORTLY_S, ROUNDS = 0.2, 2
@@ -50,8 +39,10 @@ class BenchRow:
 class BenchResult:
     """`records` hold the raw samples, `rows` the figures made of them, in the same order."""
 
-    rows: tuple[BenchRow, ...]
-    records: tuple[LatencyRecord, ...]
+    rows: tuple[BenchRow, ...] = ()
+    records: tuple[LatencyRecord, ...] = ()
+    counts: tuple[InstructionRecord, ...] = ()
+    """What an emulated machine gives instead of times."""
     failures: tuple[Failure, ...] = ()
 
 
@@ -78,15 +69,18 @@ def bench(
     """Time artifacts on a target, interleaved over `rounds` processes each.
 
     Only the invocation is timed: not the copying in and out, not the loading. One row per call
-    (or the batch that the file is fixed to), the first of the workspace's rows.
+    (or the batch that the file is fixed to), the first of the workspace's rows. An emulated machine
+    has no times of its own: there, instructions are counted.
 
     Args:
         sources: workspaces (all artifacts), artifacts of a workspace, or model files.
-        target: where to run; "local" is this machine.
+        target: where to run; "local" is this machine. Of a workspace, files that it has no runtime
+            for are left out.
         threads: threads of the runtime.
         rounds: processes per artifact.
         seconds: time measured in each process.
-        baseline: also time the Keras model of each workspace, called as a compiled graph.
+        baseline: also time the Keras model of each workspace, called as a compiled graph; only
+            on this machine.
         progress: told in one line what happens.
 
     Raises:
@@ -99,10 +93,13 @@ def bench(
     found = [item for source in given for item in locate(Path(source))]
     workspaces = {item.workspace.path: item.workspace for item in found if item.workspace}
     with contextlib.ExitStack() as stack:
-        place = open_target(target)
+        place = open_target(target, progress)
         stack.callback(place.close)
+        found = runnable(found, place, progress)
+        if place.is_emulated:
+            return _counted(found, place, progress)
         entries: list[_Entry] = []
-        if baseline and workspaces:
+        if baseline and workspaces and place.uri == LOCAL:
             progress("starting TensorFlow")
             workers: dict[str, Toolchain] = {}
             for workspace in workspaces.values():
@@ -130,6 +127,19 @@ def bench(
         failures=tuple(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
     )
     if result.failures:
+        raise BenchFailed(result)
+    return result
+
+
+def _counted(found: Sequence[Located], place: Target, progress: Progress) -> BenchResult:
+    counted = list(zip(found, count_files(found, place, progress), strict=True))
+    records = [r for _, r in counted if isinstance(r, InstructionRecord)]
+    for workspace in {id(w): w for item in found if (w := item.workspace)}.values():
+        own = (r for item, r in counted if item.workspace is workspace)
+        workspace.keep(*(r for r in own if isinstance(r, InstructionRecord)), progress=progress)
+    failures = tuple(r.failure(i.id) for i, r in counted if isinstance(r, EdgekitError))
+    result = BenchResult(counts=tuple(records), failures=failures)
+    if failures:
         raise BenchFailed(result)
     return result
 
@@ -169,7 +179,7 @@ def _keras(
     workspace: Workspace, toolchain: Toolchain, seconds: float, stack: contextlib.ExitStack
 ) -> _Entry:
     source = workspace.manifest.source
-    inputs = _first_row(source.signature, workspace, stack)
+    inputs = first_row(source.signature, workspace, stack)
     job = Job("time", BASELINE, "", source.signature, inputs, out="", seconds=seconds)
 
     def execute() -> JobResult:
@@ -184,7 +194,7 @@ def _file(
     item: Located, place: Target, threads: int, seconds: float, stack: contextlib.ExitStack
 ) -> _Entry:
     form = item.id.rpartition(".")[2]
-    inputs = _first_row(item.signature, item.workspace, stack)
+    inputs = first_row(item.signature, item.workspace, stack)
     job = Job(
         "time",
         form,
@@ -199,26 +209,6 @@ def _file(
     subject = Subject(item.id, item.sha256, rows, lambda: place.execute(job))
     home = item.workspace.path if item.workspace else None
     return _Entry(subject, size_bytes(item.path), home)
-
-
-def _first_row(
-    signature: Signature, workspace: Workspace | None, stack: contextlib.ExitStack
-) -> dict[str, str]:
-    """One row as .npy files: of the workspace's own, or random for a file that comes alone."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
-    path = workspace.data_path("verification") if workspace else None
-    if path is not None:
-        feed = {name: value[:1] for name, value in read_npz(path).items()}
-        return save_arrays({s.name: feed[s.name] for s in signature.inputs}, folder)
-    random = np.random.default_rng(0)
-    return save_arrays({s.name: _random_row(s, random) for s in signature.inputs}, folder)
-
-
-def _random_row(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
-    shape = [1, *(FREE_DIMENSION if d is None else d for d in spec.shape[1:])]
-    if np.dtype(spec.dtype).kind == "f" or spec.scale is not None:
-        return random.random(shape).astype(np.float32)
-    return np.zeros(shape, spec.dtype)  # indices and flags: 0 is always one
 
 
 def _rows(timed: Sequence[tuple[_Entry, LatencyRecord]]) -> tuple[BenchRow, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from edgekit.errors import SourceError
 from edgekit.formats.description import FileDescription
 from edgekit.hashing import sha256
 from edgekit.manifest import MANIFEST
-from edgekit.types import FORMATS, Artifact
+from edgekit.targets import Target
+from edgekit.types import FORMATS, Artifact, Progress
 from edgekit.workspace import Workspace
 
 
@@ -52,6 +54,24 @@ def locate(source: Path) -> list[Located]:
             if artifact.path == source.name:
                 return [of_workspace(workspace, artifact)]
     return [_plain(source)]
+
+
+def runnable(items: Sequence[Located], place: Target, progress: Progress) -> list[Located]:
+    """Those of a format that `place` has a runtime for; the others are told.
+
+    Raises:
+        SourceError: there is none.
+    """
+    found = [item for item in items if item.id.rpartition(".")[2] in place.formats]
+    left = [item.id for item in items if item not in found]
+    if not found:
+        raise SourceError(
+            f"{place.uri} runs {' and '.join(place.formats)}, not {', '.join(left)}",
+            hint="take the target local",
+        )
+    if left:
+        progress(f"left out, since {place.uri} has no runtime for it: {', '.join(left)}")
+    return found
 
 
 def of_workspace(workspace: Workspace, artifact: Artifact) -> Located:

@@ -11,6 +11,7 @@ from typing import Any
 from edgekit.errors import EdgekitError, Failure, WorkspaceError
 from edgekit.manifest import MANIFEST
 from edgekit.recipe import Recipe, load_recipe
+from edgekit.targets import LOCAL
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import BASELINE, FORMATS, Progress
 from edgekit.verbs.bench import bench
@@ -157,7 +158,7 @@ class _Way:
 
     def bench(self) -> None:
         manifest = self._workspace.manifest
-        timed = {(r.artifact, r.sha256) for r in manifest.latency}
+        timed = {(r.artifact, r.sha256) for r in manifest.latency if r.target == LOCAL}
         wanted = {(BASELINE, manifest.source.sha256)}
         wanted |= {(a.id, a.sha256) for a in manifest.artifacts}
         self._do("bench", wanted - timed, lambda: bench(sources=[self._folder], **self._told))

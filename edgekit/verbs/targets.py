@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from edgekit.errors import MissingDependency
-from edgekit.targets import open_target
-from edgekit.targets.node import node_command, tfjs_version
-from edgekit.types import Machine
+from edgekit.errors import MissingDependency, TargetError
+from edgekit.targets import LOCAL, arm_root, browser, browser_programs, node, open_target
+from edgekit.targets.agent_process import REQUIREMENTS
+from edgekit.targets.qemu_profiles import PROFILES
+from edgekit.types import Progress
 
 
 @dataclass(frozen=True)
@@ -23,22 +27,92 @@ class RuntimeStatus:
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """One target that can be reached now."""
+    """One target and its runtimes; `machine` in words."""
 
     uri: str
-    machine: Machine
+    machine: str
     runtimes: tuple[RuntimeStatus, ...]
 
 
 def list_targets() -> tuple[TargetStatus, ...]:
-    """Every target that can be reached, with its runtimes."""
-    place = open_target("local")
+    """Every target that needs no address, with its runtimes and what they lack."""
+    return (
+        _here(),
+        *(_browser(uri, kind) for uri, kind in _BROWSERS.items()),
+        *(_emulated(name) for name in PROFILES),
+    )
+
+
+def prepare(target: str, progress: Progress = lambda text: None) -> Path | str:
+    """Install what a target needs.
+
+    Args:
+        target: "node" (the JavaScript packages, which browsers need too), "qemu" (Python and the
+            runtimes for ARM), or "ssh://USER@HOST" (a virtual environment on that board).
+        progress: told in one line what happens.
+
+    Returns:
+        The folder it is in, on the board for ssh.
+
+    Raises:
+        TargetError: there is no such target, or the board cannot be reached.
+        MissingDependency: a program is not installed, or a download failed.
+    """
+    if target == "node":
+        return node.prepare(progress)
+    if target == "qemu":
+        return arm_root.prepare(progress)
+    if target.startswith("ssh://"):
+        from edgekit.targets import ssh
+
+        return ssh.prepare(target, progress)
+    raise TargetError(
+        f"there is nothing to prepare for {target!r}", hint="name node, qemu or ssh://USER@HOST"
+    )
+
+
+_BROWSERS = {"browser": "chromium", "browser:firefox": "firefox"}
+
+
+def _here() -> TargetStatus:
     runtimes = (
         _python("tflite", "ai-edge-litert"),
         _python("onnx", "onnxruntime"),
-        _node(),
+        _status("tfjs", "@tensorflow/tfjs in Node.js", _in_node),
     )
-    return (TargetStatus(place.uri, place.machine(), runtimes),)
+    return TargetStatus(LOCAL, open_target(LOCAL).machine().cpu, runtimes)
+
+
+def _in_node() -> str:
+    node.node_command()
+    return node.tfjs_version()
+
+
+def _browser(uri: str, kind: str) -> TargetStatus:
+    def found(package: str) -> str:
+        browser_programs.find(kind)
+        return browser.versions()[package]
+
+    runtimes = tuple(
+        _status(form, browser.RUNTIMES[form], partial(found, package))
+        for form, package in browser.PACKAGES.items()
+    )
+    return TargetStatus(uri, f"{kind} on this machine", runtimes)
+
+
+def _emulated(name: str) -> TargetStatus:
+    lines = REQUIREMENTS.read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+
+    def found(package: str) -> str:
+        arm_root.require_root()
+        return pins[package]
+
+    runtimes = tuple(
+        _status(form, package, partial(found, package))
+        for form, package in (("tflite", "ai-edge-litert"), ("onnx", "onnxruntime"))
+    )
+    return TargetStatus(f"qemu:{name}", f"{PROFILES[name].title} (emulated)", runtimes)
 
 
 def _python(form: str, package: str) -> RuntimeStatus:
@@ -48,10 +122,8 @@ def _python(form: str, package: str) -> RuntimeStatus:
         return RuntimeStatus(form, package, None, f"pip install {package}")
 
 
-def _node() -> RuntimeStatus:
-    name = "@tensorflow/tfjs in Node.js"
+def _status(form: str, name: str, version: Callable[[], str]) -> RuntimeStatus:
     try:
-        node_command()
+        return RuntimeStatus(form, name, version(), None)
     except MissingDependency as e:
-        return RuntimeStatus("tfjs", name, None, e.hint)
-    return RuntimeStatus("tfjs", name, tfjs_version(), None)
+        return RuntimeStatus(form, name, None, e.hint)

@@ -27,7 +27,7 @@ from edgekit.samples import read_samples
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import AccuracyRecord, ParityRecord, Progress, TensorSpec
-from edgekit.verbs.locate import Located, locate
+from edgekit.verbs.locate import Located, locate, runnable
 from edgekit.verbs.source import is_workspace, opened_source, refuse_loading
 from edgekit.workspace import Workspace
 
@@ -102,8 +102,9 @@ def verify(
         "from_layer": from_layer,
         "until_layer": until_layer,
     }
-    place = open_target(target)
+    place = open_target(target, progress)
     try:
+        found = runnable(found, place, progress)
         if against is not None:
             records = _against(Path(against), loading, samples, found, place, progress)
         else:

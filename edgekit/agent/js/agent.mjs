@@ -8,43 +8,27 @@ import {createRequire} from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 
-import {decodeNpy, encodeNpy} from './npy.mjs';
-import {firstBatch, runRows} from './rows.mjs';
-import {TfjsRunner} from './runner.mjs';
-import {measure} from './timing.mjs';
-
-const PROTOCOL_VERSION = 1;
+import {execute} from './job.mjs';
+import {encodeNpy} from './npy.mjs';
+import {TfjsRunner, modelHandler} from './tfjs.mjs';
 
 // TensorFlow.js logs to the console; stdout carries the answer and nothing else.
 console.log = console.info = console.warn = console.error;
 
-async function execute(job) {
-  if (job.version !== PROTOCOL_VERSION) {
-    throw new Error(`protocol version ${job.version}, this agent speaks ${PROTOCOL_VERSION}`);
-  }
-  if (job.format !== 'tfjs') throw new Error(`this agent runs tfjs, not ${job.format}`);
-  const modules = loadTensorflow();
-  const feed = await readFeed(job.inputs);
-  const runner = new TfjsRunner(modules);
-  await runner.load(folderHandler(job.artifact), firstBatch(job.signature, feed), job);
-  if (runner.fallback) console.error(`not on wasm: ${runner.fallback}`);
-
-  const result = {
-    runtime: {name: 'tfjs', version: modules.tf.version_core, backend: backendName(runner, job)},
-    machine: describeMachine(),
-    outputs: {},
-    timing: null,
-    version: PROTOCOL_VERSION,
-  };
-  if (job.action === 'run') {
-    result.outputs = await writeOutputs(await runRows(runner, job.signature, feed), job.out);
-  } else if (job.action === 'time') {
-    result.timing = await timeFirstRow(runner, job.seconds);
-  } else {
-    throw new Error(`unknown action ${job.action}`);
-  }
-  return result;
-}
+const host = {
+  read: (file) => readFile(file),
+  async open(job) {
+    if (job.format !== 'tfjs') throw new Error(`this agent runs tfjs, not ${job.format}`);
+    return new TfjsRunner(loadTensorflow(), ['wasm', 'cpu']);
+  },
+  model: (job) => modelHandler((name) => readFile(path.join(job.artifact, name))),
+  write: writeOutputs,
+  machine: describeMachine,
+  meter() {
+    const busy = busyMeter();
+    return () => ({peak_memory_bytes: peakMemory(), busy_fraction: busy()});
+  },
+};
 
 function loadTensorflow() {
   // require(), as the packages are not where this file is, and must share one tfjs-core.
@@ -57,38 +41,7 @@ function loadTensorflow() {
   return {tf, wasm};
 }
 
-/** More threads than ran are not claimed: wasm threads need a browser (tfjs issue 3830). */
-function backendName({backend, threads}, job) {
-  return (job.threads ?? 1) > threads ? `${backend} (${threads} thread)` : backend;
-}
-
-/** An io handler that reads the graph model in `folder`. */
-function folderHandler(folder) {
-  return {
-    async load() {
-      const model = JSON.parse(await readFile(path.join(folder, 'model.json'), 'utf8'));
-      const groups = model.weightsManifest;
-      const shards = groups.flatMap((group) => group.paths);
-      const bytes = Buffer.concat(
-        await Promise.all(shards.map((shard) => readFile(path.join(folder, shard)))),
-      );
-      return {
-        format: model.format,
-        modelTopology: model.modelTopology,
-        signature: model.signature,
-        weightSpecs: groups.flatMap((group) => group.weights),
-        weightData: bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length),
-      };
-    },
-  };
-}
-
-async function readFeed(inputs) {
-  const entries = Object.entries(inputs).map(async ([name, file]) => [name, decodeNpy(await readFile(file))]);
-  return Object.fromEntries(await Promise.all(entries));
-}
-
-async function writeOutputs(outputs, folder) {
+async function writeOutputs(outputs, {out: folder}) {
   await mkdir(folder, {recursive: true});
   const entries = Object.entries(outputs).map(async ([name, array], i) => {
     const file = path.join(folder, `${i}.npy`);
@@ -96,19 +49,6 @@ async function writeOutputs(outputs, folder) {
     return [name, file];
   });
   return Object.fromEntries(await Promise.all(entries));
-}
-
-async function timeFirstRow(runner, seconds) {
-  const busy = busyMeter();
-  const measured = await measure(runner, seconds ?? 1);
-  return {
-    ...measured,
-    warmup_invocations: measured.warmup_invocations + 1, // the trial run
-    load_ns: runner.loadNs,
-    peak_memory_bytes: peakMemory(),
-    model_memory_bytes: null, // V8 grows when it likes
-    busy_fraction: busy(),
-  };
 }
 
 function peakMemory() {
@@ -162,7 +102,7 @@ async function readStdin() {
 }
 
 try {
-  const result = await execute(JSON.parse(await readStdin()));
+  const result = await execute(JSON.parse(await readStdin()), host);
   process.stdout.write(JSON.stringify(result) + '\n');
 } catch (error) {
   const answer = {error: {type: error?.name ?? 'Error', message: String(error?.message ?? error)}};

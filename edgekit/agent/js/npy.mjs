@@ -3,7 +3,7 @@
 const MAGIC = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59]; // "\x93NUMPY"
 const ALIGNMENT = 64;
 
-// What TensorFlow.js takes: float32, int32 and bool.
+// Read as what TensorFlow.js takes: float32, int32 and bool.
 const READERS = {
   '<f4': (buffer) => ['float32', new Float32Array(buffer)],
   '<f8': (buffer) => ['float32', Float32Array.from(new Float64Array(buffer))],
@@ -13,11 +13,11 @@ const READERS = {
   '|i1': (buffer) => ['int32', Int32Array.from(new Int8Array(buffer))],
   '|b1': (buffer) => ['bool', new Uint8Array(buffer)],
 };
-const WRITTEN = {float32: '<f4', int32: '<i4', bool: '|b1'};
+const WRITTEN = {float32: '<f4', int32: '<i4', int64: '<i8', uint8: '|u1', int8: '|i1', bool: '|b1'};
 
 function toInt32(value) {
   if (value !== BigInt.asIntN(32, value)) {
-    throw new Error(`the input value ${value} does not fit into TensorFlow.js' 32-bit integers`);
+    throw new Error(`the input value ${value} does not fit into 32-bit integers`);
   }
   return Number(value);
 }

@@ -3,8 +3,11 @@
 const SINGLE_ROWS = 8; // a model of free batch runs its first rows one by one,
 const CHUNK = 32; // the rest in chunks: both must work
 
-/** @returns {{name: {dtype, shape, data}}} outputs by Keras name, as many rows as the feed has. */
-export async function runRows(runner, signature, feed) {
+/**
+ * @param show awaited after each chunk with the rows done and all rows: a page repaints then.
+ * @returns {{name: {dtype, shape, data}}} outputs by Keras name, as many rows as the feed has.
+ */
+export async function runRows(runner, signature, feed, show) {
   const rows = Object.values(feed)[0].shape[0];
   const batch = signature.inputs[0].shape[0];
   const parts = [];
@@ -15,6 +18,7 @@ export async function runRows(runner, signature, feed) {
     await runner.invoke();
     parts.push(mapValues(runner.read(), (array) => takeRows(array, 0, stop - start)));
     start = stop;
+    await show?.(stop, rows);
   }
   return mapValues(parts[0], (_, name) => concatenate(parts.map((part) => part[name])));
 }

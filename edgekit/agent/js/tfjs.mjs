@@ -1,19 +1,23 @@
-// Runs one TensorFlow.js graph model, in Node and in a browser alike.
+// Runs one TensorFlow.js graph model, in Node and in a browser alike: the formats' runners (onnx.mjs,
+// litert.mjs) have the same methods.
 //
 // `tf` is given, not imported: Node has it from npm, a page from script tags. It holds what
 // @tensorflow/tfjs-core and tfjs-converter export, with the backends already registered.
 // A feed is {name: {dtype, shape, data}} by Keras name, as npy.mjs reads it.
 
-const BACKENDS = ['wasm', 'cpu'];
+import {describeAdapter, describeCpu, describeWebgl} from './backends.mjs';
 
 export class TfjsRunner {
-  /** @param {{tf: object, wasm?: object}} modules `wasm`: exports of tfjs-backend-wasm. */
-  constructor({tf, wasm}) {
+  /**
+   * @param {{tf: object, wasm?: object}} modules `wasm`: exports of tfjs-backend-wasm.
+   * @param {string[]} backends to try, best first.
+   */
+  constructor({tf, wasm}, backends) {
     this.tf = tf;
     this.wasm = wasm;
+    this.backends = backends;
     this.backend = null; // the one that really runs the model
-    this.threads = 1;
-    this.fallback = null; // why it is not the first of BACKENDS
+    this.fallback = null; // why it is not the first of `backends`
     this.loadNs = 0;
     this.inputs = {};
     this.results = [];
@@ -26,8 +30,9 @@ export class TfjsRunner {
    */
   async load(source, feed, {threads = 1} = {}) {
     this.wasm?.setThreadsCount(threads);
+    this.asked = threads;
     const failures = [];
-    for (const backend of BACKENDS) {
+    for (const backend of this.backends) {
       try {
         await this.#loadOn(backend, source);
         this.bind(feed);
@@ -35,7 +40,8 @@ export class TfjsRunner {
         this.fallback = failures.length ? failures.join('; ') : null;
         return;
       } catch (error) {
-        failures.push(`${backend}: ${error?.message ?? error}`);
+        const where = this.backends.length > 1 ? `${backend}: ` : '';
+        failures.push(`${where}${error?.message ?? error}`);
         this.dispose();
       }
     }
@@ -48,11 +54,23 @@ export class TfjsRunner {
       throw new Error('this backend does not start here');
     }
     this.backend = backend;
-    this.threads = backend === 'wasm' ? this.wasm.getThreadsCount() : 1;
     const start = performance.now();
     this.model = await this.tf.loadGraphModel(source);
     this.loadNs = Math.round((performance.now() - start) * 1e6);
     this.outputs = Object.entries(this.model.modelSignature.outputs);
+  }
+
+  /** What really runs the model. */
+  get runtime() {
+    return {name: 'tfjs', version: this.tf.version_core, backend: this.#backendName()};
+  }
+
+  #backendName() {
+    if (this.backend === 'webgl') return describeWebgl(this.tf.backend().gpgpu.gl, this.tf.env());
+    if (this.backend === 'webgpu') return describeAdapter(this.tf.backend().device.adapterInfo);
+    // In Node there is one (tfjs issue 3830), in a browser at most one for two cores.
+    const ran = this.backend === 'wasm' ? this.wasm.getThreadsCount() : 1;
+    return describeCpu(this.backend, {asked: this.asked, ran});
   }
 
   async #trial() {
@@ -125,4 +143,32 @@ export class TfjsRunner {
 function disposeAll(tensors) {
   // An output may be an input, or stand for two outputs.
   for (const tensor of tensors) if (!tensor.isDisposed) tensor.dispose();
+}
+
+/** An io handler of the graph model whose files `read(name)` gives as bytes. */
+export function modelHandler(read) {
+  return {
+    async load() {
+      const model = JSON.parse(new TextDecoder().decode(await read('model.json')));
+      const groups = model.weightsManifest;
+      const shards = await Promise.all(groups.flatMap((group) => group.paths).map(read));
+      return {
+        format: model.format,
+        modelTopology: model.modelTopology,
+        signature: model.signature,
+        weightSpecs: groups.flatMap((group) => group.weights),
+        weightData: joined(shards),
+      };
+    },
+  };
+}
+
+function joined(shards) {
+  const bytes = new Uint8Array(shards.reduce((sum, shard) => sum + shard.length, 0));
+  let offset = 0;
+  for (const shard of shards) {
+    bytes.set(shard, offset);
+    offset += shard.length;
+  }
+  return bytes.buffer;
 }

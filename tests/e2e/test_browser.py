@@ -1,0 +1,510 @@
+"""Real browsers, without a window: their numbers, their times, and who may talk to our server."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from edgekit.agent.arrays import load_arrays, save_arrays
+from edgekit.agent.protocol import TensorSpec, encode
+from edgekit.agent.runners import dequantize, quantize
+from edgekit.errors import EdgekitError, MissingDependency, RunnerError, TargetError
+from edgekit.samples import read_npz
+from edgekit.targets import browser_programs, browser_server
+from edgekit.targets.browser import BrowserTarget, parse
+from edgekit.targets.browser_programs import INSTALL, Browser
+from edgekit.targets.browser_server import SCRIPTS, PageServer
+from edgekit.targets.browser_task import Task
+from edgekit.targets.local import LocalTarget
+from edgekit.targets.node import find_node, packages_folder
+from edgekit.types import Job
+from edgekit.workspace import Workspace
+from tests.conftest import skip_without
+
+ROWS = 45
+"""Eight one by one, a full chunk, and a chunk that is not full."""
+FILES = ("fp32.tflite", "int8.tflite", "fp32.onnx", "int8.onnx", "fp32.tfjs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _packages():
+    skip_without(packages_folder().is_dir(), "the packages", "edgekit targets prepare node")
+
+
+def is_there(kind):
+    try:
+        return browser_programs.find(kind).is_file()
+    except MissingDependency:
+        return False
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    skip_without(is_there("chromium"), "Chromium", INSTALL["chromium"])
+    target = BrowserTarget("browser")
+    yield target
+    target.close()
+
+
+@pytest.fixture(scope="module")
+def jobs(digits, tmp_path_factory) -> dict[str, Job]:
+    """A run of the first rows through each artifact."""
+    workspace = Workspace.open(digits)
+    feed = read_npz(workspace.data_path("verification"))
+    inputs = save_arrays({n: v[:ROWS] for n, v in feed.items()}, tmp_path_factory.mktemp("inputs"))
+    found = {}
+    for artifact in workspace.manifest.artifacts:
+        path = str(workspace.path / artifact.path)
+        own = {s.name: inputs[s.name] for s in artifact.signature.inputs}
+        found[artifact.id] = Job("run", artifact.format, path, artifact.signature, own, out="")
+    return found
+
+
+def outputs(target, job):
+    with tempfile.TemporaryDirectory() as folder:
+        result = target.execute(dataclasses.replace(job, out=folder), timeout=60)
+        arrays = load_arrays(result.outputs)
+        return {name: value[:].copy() for name, value in arrays.items()}, result
+
+
+def timed(job, **changes):
+    return dataclasses.replace(job, **{"action": "time", "seconds": 0.2, **changes})
+
+
+def assert_close(there, here):
+    assert there.keys() == here.keys()
+    for name, value in here.items():
+        assert there[name].shape == value.shape
+        assert there[name].dtype == value.dtype
+        assert np.ptp(value) > 0
+        assert np.abs(there[name] - value).max() <= 1e-5 * np.abs(value).max()
+
+
+@pytest.mark.parametrize("artifact", FILES)
+def test_a_file_computes_in_chromium_what_it_computes_here(chromium, jobs, artifact):
+    there, result = outputs(chromium, jobs[artifact])
+    assert_close(there, outputs(LocalTarget(), jobs[artifact])[0])
+    assert result.runtime.backend == "wasm"
+    assert result.machine.cpu == LocalTarget().machine().cpu
+    assert "Chrom" in result.machine.os
+
+
+def test_a_file_computes_in_chromium_what_keras_computes(chromium, jobs, digits):
+    reference = read_npz(Workspace.open(digits).data_path("reference"))
+    for artifact in ("fp32.tflite", "fp32.onnx", "fp32.tfjs"):
+        there, _ = outputs(chromium, jobs[artifact])
+        assert_close(there, {name: value[:ROWS] for name, value in reference.items()})
+
+
+@pytest.mark.parametrize("artifact", ["int8.tflite", "fp32.onnx", "fp32.tfjs"])
+def test_a_time_comes_with_its_samples(chromium, jobs, artifact):
+    result = chromium.execute(timed(jobs[artifact]))
+    timing = result.timing
+    assert timing is not None
+    assert len(timing.samples_ns) >= 5
+    assert min(timing.samples_ns) > 0
+    # A sample lasts many of the clock's steps, of 5 microseconds in an isolated page.
+    assert timing.loops * np.median(timing.samples_ns) >= 100_000
+    assert timing.warmup_invocations >= 3
+    assert timing.load_ns > 0
+    assert result.warnings == ()
+
+
+def test_threads_are_not_claimed_where_they_did_not_run(chromium, jobs):
+    result = chromium.execute(timed(jobs["fp32.tfjs"], threads=64))
+    assert "thread" in result.runtime.backend
+    assert "64" not in result.runtime.backend
+
+
+def test_a_software_renderer_is_named(jobs):
+    skip_without(is_there("chromium"), "Chromium", INSTALL["chromium"])
+    target = BrowserTarget("browser?backend=webgl")
+    try:
+        there, result = outputs(target, jobs["fp32.tfjs"])
+        assert_close(there, outputs(LocalTarget(), jobs["fp32.tfjs"])[0])
+        assert result.runtime.backend.startswith("webgl (")
+        if "SwiftShader" in result.runtime.backend:
+            assert result.runtime.backend.endswith("; software, parity only)")
+            assert "software" in target.execute(timed(jobs["fp32.tfjs"])).warnings[0]
+        with pytest.raises(RunnerError, match="onnx does not run on webgl") as caught:
+            target.execute(jobs["fp32.onnx"])
+        assert "tfjs" in str(caught.value.hint)
+    finally:
+        target.close()
+
+
+def test_a_file_computes_on_webgpu_what_it_computes_here(jobs):
+    skip_without(is_there("chromium"), "Chromium", INSTALL["chromium"])
+    target = BrowserTarget("browser?backend=webgpu")
+    try:
+        there, result = outputs(target, jobs["fp32.tflite"])
+        assert_close(there, outputs(LocalTarget(), jobs["fp32.tflite"])[0])
+        assert result.runtime.backend.startswith("webgpu (")
+        # ONNX Runtime Web has no int8 on a GPU, and would run it on the CPU unasked.
+        with pytest.raises(RunnerError, match="a part of this model does not run on webgpu"):
+            outputs(target, jobs["int8.onnx"])
+    finally:
+        target.close()
+
+
+def test_firefox_runs_files_too(jobs):
+    skip_without(is_there("firefox"), "Firefox", INSTALL["firefox"])
+    target = BrowserTarget("browser:firefox")
+    try:
+        there, result = outputs(target, jobs["int8.tflite"])
+        assert_close(there, outputs(LocalTarget(), jobs["int8.tflite"])[0])
+        assert "Firefox" in result.machine.os
+        assert target.execute(timed(jobs["int8.tflite"])).timing.samples_ns
+    finally:
+        target.close()
+
+
+@pytest.mark.parametrize("backend", ["webgl", "webgpu"])
+def test_a_gpu_that_is_not_there_is_an_error(jobs, backend):
+    skip_without(is_there("firefox"), "Firefox", INSTALL["firefox"])
+    target = BrowserTarget(f"browser:firefox?backend={backend}")
+    try:
+        there, result = outputs(target, jobs["fp32.tfjs"])
+    except RunnerError as e:
+        error = e
+    else:  # there is one
+        assert result.runtime.backend.startswith(f"{backend} (")
+        assert_close(there, outputs(LocalTarget(), jobs["fp32.tfjs"])[0])
+        return
+    finally:
+        target.close()
+    assert "this browser has no Web" in error.message
+    assert "--target browser:firefox" in str(error.hint)
+
+
+@pytest.mark.parametrize("artifact", ["fp32.tflite", "fp32.onnx", "fp32.tfjs"])
+def test_a_broken_file_is_an_error_and_the_next_one_runs(chromium, jobs, artifact, tmp_path):
+    job = jobs[artifact]
+    broken = tmp_path / artifact
+    if job.format == "tfjs":
+        shutil.copytree(job.artifact, broken)
+        next(broken.glob("*.bin")).write_bytes(b"")
+    else:
+        broken.write_bytes(Path(job.artifact).read_bytes()[:2000])
+    with pytest.raises(RunnerError, match=f"cannot run {artifact}: "):
+        outputs(chromium, dataclasses.replace(job, artifact=str(broken)))
+    with pytest.raises(RunnerError, match="404"):
+        outputs(chromium, dataclasses.replace(job, artifact=str(tmp_path / "none")))
+    assert outputs(chromium, job)[0]
+
+
+def test_what_litert_js_cannot_do_is_said(chromium, jobs):
+    job = jobs["int8.tflite"]
+    spec = job.signature.inputs[0]
+
+    def run(**changes):
+        inputs = (dataclasses.replace(spec, **changes),)
+        signature = dataclasses.replace(job.signature, inputs=inputs)
+        outputs(chromium, dataclasses.replace(job, signature=signature))
+
+    with pytest.raises(RunnerError, match=r"is int8.*without --int8-io"):
+        run(dtype="int8", scale=0.1, zero_point=0)
+    with pytest.raises(RunnerError, match=r"free dimension.*--batch 1"):
+        run(shape=(None, *spec.shape[1:]))
+    with pytest.raises(RunnerError, match=r"expected .*other"):
+        run(native="other")
+
+
+def test_a_browser_that_is_not_there_names_its_cure(monkeypatch, jobs):
+    monkeypatch.setenv("PATH", "")
+    skip_without(not is_there("firefox"), "a system without Firefox off PATH", "none")
+    with pytest.raises(MissingDependency, match="Firefox was not found") as caught:
+        BrowserTarget("browser:firefox").execute(jobs["fp32.onnx"])
+    assert "apt install" in str(caught.value.hint)
+
+
+def test_packages_that_are_not_there_name_their_cure(monkeypatch, jobs, tmp_path):
+    monkeypatch.setattr("edgekit.targets.browser.packages_folder", lambda: tmp_path / "none")
+    with pytest.raises(MissingDependency) as caught:
+        BrowserTarget("browser").execute(jobs["fp32.onnx"])
+    assert caught.value.hint == "run: edgekit targets prepare node"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["browser:safari", "browser?backend=cuda", "browser?host=1.2.3.4", "browser?x", "browsers"],
+)
+def test_an_unknown_uri_lists_the_known_ones(uri):
+    with pytest.raises(TargetError, match="unknown browser target") as caught:
+        parse(uri)
+    assert "browser:listen" in str(caught.value.hint)
+
+
+def group(target):
+    """Processes of the browser: (id, command line), those that still run."""
+    leader = target._browser._process.pid
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+            command = stat.with_name("cmdline").read_text()
+        except OSError:
+            continue
+        if int(pgrp) == leader and state != "Z":
+            found.append((int(stat.parent.name), command))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
+class TestABrowserThatEnds:
+    @pytest.fixture
+    def target(self, jobs):
+        skip_without(is_there("chromium"), "Chromium", INSTALL["chromium"])
+        target = BrowserTarget("browser")
+        outputs(target, jobs["fp32.onnx"])
+        yield target
+        target.close()
+
+    def kill_while(self, target, job, pids):
+        timer = threading.Timer(1, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+        timer.start()
+        with pytest.raises(EdgekitError) as caught:
+            target.execute(timed(job, seconds=30))
+        timer.join()
+        return caught.value
+
+    def test_leaves_nothing_behind(self, target, jobs):
+        before, folder = group(target), Path(target._browser._folder.name)
+        assert len(before) > 3
+        browser = target._browser
+        target.close()
+        target._browser = browser
+        assert group(target) == []
+        assert not folder.exists()
+        target._browser = None
+
+    def test_ends_with_us_however_we_end(self, target):
+        browser = target._browser
+        browser._process.stdin.close()  # as the system does for a process that was killed
+        browser._process.wait(10)
+        deadline = time.monotonic() + 10
+        while group(target):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def test_is_an_error_and_is_started_again(self, target, jobs):
+        main = [
+            p for p, words in group(target) if "user-data-dir" in words and "--type" not in words
+        ]
+        error = self.kill_while(target, jobs["fp32.onnx"], main)
+        assert isinstance(error, TargetError)
+        assert "chromium was killed by SIGKILL" in error.message
+        assert outputs(target, jobs["fp32.onnx"])[0]
+
+    def test_a_page_that_crashes_is_an_error(self, target, jobs, monkeypatch):
+        monkeypatch.setattr(browser_server, "GRACE_S", 1.0)
+        pages = [pid for pid, command in group(target) if "--type=renderer" in command]
+        error = self.kill_while(target, jobs["fp32.onnx"], pages)
+        assert isinstance(error, RunnerError)
+        assert "the page was closed, or crashed" in error.message
+        assert outputs(target, jobs["fp32.onnx"])[0]
+
+
+def test_a_job_that_takes_too_long_is_ended(chromium, jobs):
+    with pytest.raises(RunnerError, match="no answer from ONNX Runtime Web in 1 s"):
+        chromium.execute(timed(jobs["fp32.onnx"], seconds=60), timeout=1)
+    assert outputs(chromium, jobs["fp32.onnx"])[0]
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1"])
+def test_a_page_that_somebody_opens_answers(jobs, host):
+    """Chromium stands in for the phone: it opens the address that was shown."""
+    skip_without(is_there("chromium"), "Chromium", INSTALL["chromium"])
+    said: list[str] = []
+    phones: list[Browser] = []
+
+    def show(text):
+        said.append(text)
+        if "http" in text:
+            url = next(word for word in text.split() if word.startswith("http"))
+            phones.append(Browser("chromium", url))
+
+    target = BrowserTarget("browser:listen" + (f"?host={host}" if host else ""), notify=show)
+    try:
+        there, result = outputs(target, jobs["fp32.tflite"])
+        assert_close(there, outputs(LocalTarget(), jobs["fp32.tflite"])[0])
+        assert result.machine.cores == os.cpu_count()
+        assert "Chrom" in result.machine.os
+        assert "█" in said[0]
+        assert said[1].startswith("connected: ")
+        assert target.execute(timed(jobs["int8.onnx"])).timing.samples_ns
+        if host is None:  # over http from elsewhere a page is not isolated
+            with pytest.raises(RunnerError, match="threads need"):
+                target.execute(timed(jobs["fp32.onnx"], threads=2))
+    finally:
+        target.close()
+        for phone in phones:
+            phone.close()
+    assert len(said) == 2
+
+
+class TestServer:
+    @pytest.fixture
+    def server(self, jobs, tmp_path):
+        secret, model = tmp_path / "secret.txt", tmp_path / "model"
+        secret.write_text("secret")
+        shutil.copytree(jobs["fp32.tfjs"].artifact, model)
+        (model / "link.bin").symlink_to(secret)
+        server = PageServer(packages_folder())
+        changes = {"artifact": str(model), "out": str(tmp_path / "out")}
+        job = dataclasses.replace(jobs["fp32.tfjs"], **changes)
+        server.task = Task(job, {"backend": "wasm"})
+        yield server
+        server.close()
+
+    def ask(self, server, path, *, method="GET", token=None, host=None, body=None):
+        at = urlsplit(server.url)
+        connection = http.client.HTTPConnection(at.hostname, at.port, timeout=10)
+        target = f"/{server.token if token is None else token}/{path}"
+        connection.request(method, target, body=body, headers={"Host": host or at.netloc})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer, content
+
+    def test_the_page_is_isolated_and_takes_nothing_from_elsewhere(self, server):
+        answer, content = self.ask(server, "")
+        assert (answer.status, b"<title>edgekit" in content) == (200, True)
+        assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+        assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+        assert "http" not in answer.headers["content-security-policy"]
+
+    def test_own_files_are_served(self, server, jobs):
+        job = f"jobs/{server.task.id}"
+        wasm = "packages/@litertjs/core/wasm/litert_wasm_internal.wasm"
+        assert (
+            self.ask(server, "js/page.mjs")[0].headers["content-type"].startswith("text/javascript")
+        )
+        assert self.ask(server, wasm)[0].headers["content-type"] == "application/wasm"
+        assert json.loads(self.ask(server, f"{job}/job")[1])["format"] == "tfjs"
+        model = Path(jobs["fp32.tfjs"].artifact, "model.json").read_bytes()
+        assert self.ask(server, f"{job}/model/model.json")[1] == model
+        assert self.ask(server, f"{job}/inputs/0")[1][:6] == b"\x93NUMPY"
+
+    @pytest.mark.parametrize("token", ["wrong", "", "%00"])
+    def test_a_wrong_token_opens_nothing(self, server, token):
+        for path in ("", "js/page.mjs", "events", f"jobs/{server.task.id}/job"):
+            assert self.ask(server, path, token=token)[0].status == 404
+            assert self.ask(server, path, token=token, method="POST", body=b"x")[0].status == 404
+
+    def test_another_host_name_opens_nothing(self, server):
+        for host in ("evil.example", "127.0.0.1", f"evil.example:{server.server_address[1]}"):
+            assert self.ask(server, "", host=host)[0].status == 403
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "js/../protocol.py",
+            "js/%2e%2e%2fprotocol.py",
+            "js/package-lock.json",
+            "js//etc/passwd",
+            "packages/../package.json",
+            "packages/OURS",
+            "packages/@litertjs/../OURS",
+            "packages//etc/passwd",
+            "packages/@litertjs/core/package.json",
+            "jobs/JOB/model",
+            "jobs/JOB/model/../../manifest.json",
+            "jobs/JOB/model/%2e%2e",
+            "jobs/JOB/model/..%2f..%2fmodel.keras",
+            "jobs/JOB/model//etc/passwd",
+            "jobs/JOB/model/link.bin",
+            "jobs/JOB/inputs/1",
+            "jobs/JOB/inputs/-1",
+            "jobs/JOB/inputs/x",
+            "jobs/JOB/outputs/0",
+            "jobs/other/job",
+            "js/page.mjs%00",
+            "nothing",
+        ],
+    )
+    def test_no_other_file_is_served(self, server, path):
+        # A real file, of a kind that is served, and not where the packages are.
+        ours = os.path.relpath(SCRIPTS / "page.mjs", packages_folder() / "node_modules")
+        asked = path.replace("JOB", server.task.id).replace("OURS", ours)
+        answer, content = self.ask(server, asked)
+        assert (answer.status, content) == (404, b"")
+
+    def test_only_the_outputs_of_the_job_are_taken(self, server):
+        outputs = f"jobs/{server.task.id}/outputs"
+        for number in ("1", "-1", "x", "../0", "%2e%2e%2f0"):
+            status = self.ask(server, f"{outputs}/{number}", method="POST", body=b"x")[0].status
+            assert status == 404
+        assert server.task.outputs() == {}
+        assert self.ask(server, f"{outputs}/0", method="POST", body=b"x")[0].status == 204
+        (path,) = server.task.outputs().values()
+        assert Path(path).read_bytes() == b"x"
+
+    def test_a_second_page_waits(self, server):
+        at = urlsplit(server.url)
+        first = http.client.HTTPConnection(at.hostname, at.port, timeout=10)
+        first.request("GET", f"{at.path}events?page=a&browser=A")
+        told = first.getresponse()
+        assert told.readline() == b"event: job\n"
+        assert json.loads(told.readline().removeprefix(b"data: "))["name"] == "model"
+        assert b"taken" in self.ask(server, "events?page=b&browser=B")[1]
+        told.close()
+        first.close()
+        deadline = time.monotonic() + 10  # until it is seen that the first one hung up
+        while not server.join("b", "B"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.leave()
+
+
+def node(script, *arguments):
+    done = subprocess.run(
+        [str(find_node()), "--input-type=module", "-e", script, *arguments],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_integers_are_the_same_as_in_python():
+    spec = TensorSpec("x", "x", (None,), "int8", scale=0.25, zero_point=-3)
+    values = np.array([0.125, 0.375, -0.125, -0.375, 1e9, -1e9, 0.1, 7.99, -31.3], np.float32)
+    script = f"""
+    import {{quantize, dequantize}} from {json.dumps((SCRIPTS / "quantize.mjs").as_uri())};
+    const [values, spec] = JSON.parse(process.argv[1]);
+    const data = quantize({{data: Float32Array.from(values), dtype: 'float32'}}, spec);
+    const back = dequantize({{data, dtype: 'int8', shape: [data.length]}}, spec);
+    console.log(JSON.stringify([[...data], [...back.data]]));
+    """
+    integers, reals = node(script, json.dumps([values.tolist(), encode(spec)]))
+    expected = quantize(values, spec)
+    assert integers == expected.tolist()
+    assert np.array_equal(np.float32(reals), dequantize(expected, spec))
+
+
+@pytest.mark.parametrize("takes_ms", [0.02, 0.4])
+def test_a_coarse_clock_gets_long_samples(takes_ms):
+    """As on a phone: one step of the clock is a millisecond, and the model takes a fraction."""
+    script = f"""
+    const real = performance.now.bind(performance);
+    performance.now = () => Math.floor(real());
+    const {{measure}} = await import({json.dumps((SCRIPTS / "timing.mjs").as_uri())});
+    const invoke = async () => {{ for (const s = real(); real() - s < {takes_ms}; ); }};
+    console.log(JSON.stringify(await measure({{invoke, tidy() {{}}}}, 1)));
+    """
+    measured = node(script)
+    lasting = np.median(measured["samples_ns"]) * measured["loops"]
+    assert 20e6 <= lasting <= 300e6  # a hundred steps are asked for
+    assert np.median(measured["samples_ns"]) >= 0.9e6 * takes_ms

@@ -1,0 +1,333 @@
+"""A board over ssh: a real sshd on this machine, reached by the real ssh."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.agent.arrays import load_arrays, save_arrays
+from edgekit.errors import MissingDependency, RunnerError, TargetError
+from edgekit.samples import read_npz
+from edgekit.targets import arm_root, ssh_board
+from edgekit.targets.local import LocalTarget
+from edgekit.targets.ssh import SshTarget
+from edgekit.types import Job
+from edgekit.workspace import Workspace
+from tests.conftest import skip_without
+from tests.e2e import arm_board
+from tests.e2e.sshd import BARE, INSTALL, LOADED, PROGRAM, Sshd
+
+ROWS = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs():
+    skip_without(PROGRAM is not None and shutil.which("ssh") is not None, "sshd", INSTALL)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """A board with the runtimes."""
+    with Sshd(tmp_path_factory.mktemp("board") / "b") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def raspberry_pi(tmp_path_factory):
+    """A board whose programs are ARM's."""
+    skip_without(arm_board.can_run(), "a Raspberry Pi to play", arm_board.INSTALL)
+    skip_without(arm_root.root_folder().is_dir(), "an ARM root file system", arm_root.PREPARE)
+    with arm_board.ArmBoard(tmp_path_factory.mktemp("pi") / "b") as server:
+        yield server
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Opens a target at a server, as a user whose ssh knows it; closes it in the end."""
+    opened = []
+
+    def open_target(server, uri=None):
+        monkeypatch.setenv("PATH", f"{server.client}:{os.environ['PATH']}")
+        target = SshTarget(uri or server.uri)
+        opened.append(target)
+        return target
+
+    yield open_target
+    for target in opened:
+        target.close()
+
+
+@pytest.fixture(scope="module")
+def jobs(digits, tmp_path_factory) -> dict[str, Job]:
+    workspace = Workspace.open(digits)
+    feed = read_npz(workspace.data_path("verification"))
+    found = {}
+    for artifact in workspace.manifest.artifacts:
+        folder = tmp_path_factory.mktemp(artifact.id)
+        names = [spec.name for spec in artifact.signature.inputs]
+        inputs = save_arrays({n: feed[n][:ROWS] for n in names}, folder / "in")
+        path, out = str(workspace.path / artifact.path), str(folder / "out")
+        found[artifact.id] = Job("run", artifact.format, path, artifact.signature, inputs, out=out)
+    return found
+
+
+def outputs(target, job):
+    with tempfile.TemporaryDirectory() as folder:
+        result = target.execute(dataclasses.replace(job, out=folder))
+        return {name: value[:].copy() for name, value in load_arrays(result.outputs).items()}
+
+
+def assert_same_as_here(target, job):
+    here, there = outputs(LocalTarget(), job), outputs(target, job)
+    assert there.keys() == here.keys()
+    for name, value in here.items():
+        assert len(value) == ROWS
+        np.testing.assert_array_equal(there[name], value)
+
+
+@pytest.mark.parametrize("artifact", ["fp32.tflite", "int8.tflite", "fp32.onnx", "int8.onnx"])
+def test_a_model_computes_there_what_it_computes_here(board, connect, jobs, artifact):
+    assert_same_as_here(connect(board), jobs[artifact])
+
+
+def test_an_arm_board(raspberry_pi, connect, jobs):
+    target = connect(raspberry_pi)
+    job = jobs["int8.tflite"]
+    assert_same_as_here(target, job)
+    timed = target.execute(dataclasses.replace(job, action="time", seconds=0.1))
+    assert timed.machine == target.machine()
+    assert timed.machine.arch == "aarch64"
+    assert timed.runtime.backend == "cpu, XNNPACK"
+    assert len(timed.timing.samples_ns) >= 5
+    here, there = outputs(LocalTarget(), jobs["fp32.onnx"]), outputs(target, jobs["fp32.onnx"])
+    for name, value in here.items():
+        assert np.abs(there[name] - value).max() <= 1e-6 * np.abs(value).max()
+    stored = "import os; print(*os.listdir(os.path.expanduser('~/.cache/edgekit')))"
+    login = [raspberry_pi.client / "ssh", "board", f'python3 -c "{stored}"']
+    listed = subprocess.run(login, capture_output=True, text=True, check=True).stdout.split()
+    assert sorted(listed) == ["agents", "files"]
+
+
+def test_a_name_of_the_ssh_config_and_a_login_that_prints(board, connect, jobs):
+    greeting = LOADED.replace("exec", "echo 'Welcome!'; exec")
+    board.install("python3", greeting)
+    try:
+        assert_same_as_here(connect(board, "ssh://board"), jobs["fp32.tflite"])
+    finally:
+        board.install("python3", LOADED)
+
+
+def test_a_time_comes_with_the_state_of_the_board_before_and_after(board, connect, jobs):
+    board.install("vcgencmd", "#!/bin/sh\necho throttled=0x0\n")
+    result = connect(board).execute(
+        dataclasses.replace(jobs["int8.tflite"], action="time", seconds=0.1)
+    )
+    assert len(result.timing.samples_ns) >= 5
+    assert result.machine == LocalTarget().machine()
+    assert [c.throttled_bits for c in result.conditions] == [0, 0]
+    assert not [w for w in result.warnings if "voltage" in w]
+
+
+def test_a_board_that_was_throttled_meanwhile_says_so(board, connect, jobs):
+    answers = "0x0", "0x10000"  # now nothing, but since it was started there was
+    board.install(
+        "vcgencmd",
+        f'#!/bin/sh\nset -- {" ".join(answers)}\ncalled="{board.folder}/called"\n'
+        'if [ -e "$called" ]; then shift; fi\ntouch "$called"\necho "throttled=$1"\n',
+    )
+    result = connect(board).execute(
+        dataclasses.replace(jobs["int8.tflite"], action="time", seconds=0.1)
+    )
+    assert "throttled: the supply voltage is too low" in result.warnings
+
+
+def test_one_connection_and_each_file_once(tmp_path, connect, jobs):
+    with Sshd(tmp_path / "b") as server:
+        target = connect(server)
+        for _ in range(2):
+            assert_same_as_here(target, jobs["fp32.tflite"])
+        target.machine()
+        assert server.log().count("Accepted publickey") == 1
+        files = {p: p.stat().st_ino for p in server.cache.rglob("*") if p.is_file()}
+        model = Path(jobs["fp32.tflite"].artifact)
+        assert sum(p.read_bytes() == model.read_bytes() for p in files) == 1
+        target.close()
+        # Another command, another connection; what is there stays as it is.
+        assert_same_as_here(connect(server), jobs["fp32.tflite"])
+        assert server.log().count("Accepted publickey") == 2
+        assert {p: p.stat().st_ino for p in files} == files
+
+
+def test_a_file_that_vanished_is_pushed_again(tmp_path, connect, jobs):
+    with Sshd(tmp_path / "b") as server:
+        target = connect(server)
+        assert_same_as_here(target, jobs["fp32.tflite"])
+        shutil.rmtree(server.cache / "edgekit" / "files")
+        with pytest.raises(TargetError, match="no longer on the board"):
+            outputs(target, jobs["fp32.tflite"])
+        assert_same_as_here(target, jobs["fp32.tflite"])
+
+
+def test_no_name_of_a_file_reaches_the_shell(board, connect, jobs, tmp_path):
+    hostile = tmp_path / "a b;'$(touch pwned)`touch pwned`\n.tflite"
+    shutil.copyfile(jobs["int8.tflite"].artifact, hostile)
+    job = dataclasses.replace(jobs["int8.tflite"], artifact=str(hostile))
+    assert_same_as_here(connect(board), job)
+    assert not list(board.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_a_broken_file_is_an_error(board, connect, jobs, form, tmp_path):
+    broken = tmp_path / f"broken.{form}"
+    broken.write_bytes(b"not a model" * 100)
+    job = dataclasses.replace(jobs[f"fp32.{form}"], artifact=str(broken))
+    with pytest.raises(RunnerError, match=r"of ssh://\S+ cannot run broken\." + form):
+        connect(board).execute(job)
+
+
+def test_a_model_that_takes_too_long_is_an_error(board, connect, jobs):
+    with pytest.raises(RunnerError, match=r"no answer from .* in 0 s on fp32\.onnx"):
+        connect(board).execute(jobs["fp32.onnx"], timeout=0.01)
+
+
+def test_what_a_board_does_not_do_is_refused(board, connect, jobs):
+    target = connect(board)
+    with pytest.raises(RunnerError, match="runs tflite and onnx, not tfjs"):
+        target.execute(jobs["fp32.tfjs"])
+    with pytest.raises(TargetError, match="cannot count"):
+        target.execute(dataclasses.replace(jobs["fp32.tflite"], action="count"))
+
+
+def test_a_board_is_prepared(tmp_path, connect, jobs):
+    with Sshd(tmp_path / "b", python=BARE) as server:
+        target = connect(server)
+        assert "numpy" not in target.packages()
+        for form, package in (("tflite", "ai-edge-litert"), ("onnx", "onnxruntime")):
+            with pytest.raises(MissingDependency, match=f"no numpy and no {package}") as missing:
+                target.execute(jobs[f"fp32.{form}"])
+            assert missing.value.hint == f"edgekit targets prepare {server.uri}"
+        steps = []
+        folder = target.prepare(steps.append)
+        assert len(steps) == 2
+        assert Path(folder).is_relative_to(server.cache)
+        assert target.packages()["onnxruntime"] == "1.32.0"
+        assert_same_as_here(target, jobs["int8.tflite"])
+        assert_same_as_here(target, jobs["fp32.onnx"])
+        before = Path(folder, "ready").stat().st_mtime_ns
+        assert target.prepare() == folder
+        assert Path(folder, "ready").stat().st_mtime_ns == before
+
+
+def test_a_board_without_packages_to_download_leaves_nothing(tmp_path, connect):
+    nowhere = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1"}
+    with Sshd(tmp_path / "b", python=BARE, environment=nowhere) as server:
+        with pytest.raises(MissingDependency, match=r"pip on ssh://.* cannot install"):
+            connect(server).prepare()
+        assert not list((server.cache / "edgekit").glob("venv-*"))
+
+
+def test_nobody_listens(board, connect, tmp_path):
+    port = 1  # of tcpmux, which nobody has
+    with pytest.raises(TargetError, match=f"cannot reach ssh://127.0.0.1:{port}: .*refused") as e:
+        connect(board, f"ssh://127.0.0.1:{port}").machine()
+    assert e.value.hint == f"try by hand: ssh -p {port} 127.0.0.1"
+
+
+def test_a_name_that_nobody_has(board, connect):
+    with pytest.raises(TargetError, match=r"cannot reach ssh://no-such-board\.invalid"):
+        connect(board, "ssh://no-such-board.invalid").machine()
+
+
+def test_an_unknown_host_key(tmp_path, connect):
+    with Sshd(tmp_path / "b") as server:
+        (server.folder / "known_hosts").unlink()
+        with pytest.raises(TargetError, match=r"host key of .* is not known here") as e:
+            connect(server).machine()
+        assert e.value.hint.endswith(f"ssh -p {server.port} {server.user}@127.0.0.1")
+        assert not (server.folder / "known_hosts").exists()
+
+
+def test_a_host_key_that_changed(tmp_path, connect):
+    with Sshd(tmp_path / "b") as server:
+        server.trust(server.folder / "key.pub")
+        with pytest.raises(TargetError, match="not the one known here") as e:
+            connect(server).machine()
+        assert e.value.hint == f"if you know why: ssh-keygen -R '[127.0.0.1]:{server.port}'"
+
+
+def test_a_key_that_the_board_does_not_take(tmp_path, connect):
+    with Sshd(tmp_path / "b") as server:
+        (server.folder / "authorized_keys").write_text("")
+        with pytest.raises(TargetError, match=r"without a password: .*Permission denied") as e:
+            connect(server).machine()
+        assert e.value.hint.endswith(f"ssh-copy-id -p {server.port} {server.user}@127.0.0.1")
+
+
+def test_a_board_without_python(tmp_path, connect, jobs):
+    with (
+        Sshd(tmp_path / "b", python=None) as server,
+        pytest.raises(TargetError, match="no python3 on ssh://") as e,
+    ):
+        connect(server).execute(jobs["fp32.tflite"])
+    assert e.value.hint == "on the board: sudo apt install python3 python3-venv"
+
+
+def test_a_python_that_is_too_old(tmp_path, connect, jobs):
+    pretence = tmp_path / "sitecustomize.py"
+    pretence.write_text("import sys\nsys.version_info = (3, 9, 2, 'final', 0)\n")
+    with (
+        Sshd(tmp_path / "b", environment={"PYTHONPATH": str(tmp_path)}) as server,
+        pytest.raises(TargetError, match=r"has Python 3\.9; the runtimes need 3\.10"),
+    ):
+        connect(server).execute(jobs["fp32.tflite"])
+
+
+def test_a_board_that_went_away(tmp_path, connect, jobs):
+    with Sshd(tmp_path / "b") as server:
+        target = connect(server)
+        target.close()
+    with pytest.raises(TargetError, match="cannot reach"):
+        connect(server).execute(jobs["fp32.tflite"])
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ssh://",
+        "ssh://-oProxyCommand=id",
+        "ssh://pi@-v",
+        "ssh://pi@host/folder",
+        "ssh://pi@host;id",
+        "ssh://pi@host:port",
+        "ssh://a b",
+        "ssh://'x'",
+        "ssh://pi@host\n",
+        "ssh:pi",
+    ],
+)
+def test_what_is_no_address(uri):
+    with pytest.raises(TargetError, match="is no address of a board"):
+        SshTarget(uri)
+
+
+def test_half_a_file_is_not_kept(tmp_path):
+    request = {"verb": "put", "mark": "m", "files": [["files/a.tflite", 10, "0" * 64]]}
+    done = subprocess.run(
+        [sys.executable, ssh_board.__file__],
+        input=json.dumps(request).encode() + b"\nshort",
+        capture_output=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    assert b"\nm\n" in done.stdout
+    assert b"in the middle of a file" in done.stdout
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
