@@ -7,14 +7,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekit.agent.protocol import DecodeError, decode, encode
 from edgekit.errors import WorkspaceError
 from edgekit.types import (
+    LOCAL,
     AccuracyRecord,
     Artifact,
     Code,
@@ -28,6 +29,8 @@ from edgekit.types import (
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+
+R = TypeVar("R", ParityRecord, AccuracyRecord, LatencyRecord)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,11 @@ class Manifest:
     latency: tuple[LatencyRecord, ...] = ()
     instructions: tuple[InstructionRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+
+
+def here(records: Iterable[R]) -> tuple[R, ...]:
+    """Those of this machine, without those of other targets."""
+    return tuple(r for r in records if r.target == LOCAL)
 
 
 def read_manifest(folder: Path) -> Manifest:

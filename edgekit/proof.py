@@ -12,6 +12,7 @@ from edgekit.agent.arrays import load_arrays
 from edgekit.evidence import Evidence
 from edgekit.targets import Target
 from edgekit.types import (
+    LOCAL,
     AccuracyRecord,
     Feed,
     Job,
@@ -99,8 +100,9 @@ def prove(
         failures=tuple(failures),
         runtime=result.runtime,
         machine=result.machine,
+        target=target.uri,
     )
-    metrics = None if cost is None else accuracy_record(id, sha256, cost, evidence)
+    metrics = None if cost is None else accuracy_record(id, sha256, cost, evidence, target.uri)
     return Proof(record, metrics, cost)
 
 
@@ -119,11 +121,15 @@ def cost_of(
     )
 
 
-def accuracy_record(id: str, sha256: str, cost: Cost, evidence: Evidence) -> AccuracyRecord | None:
+def accuracy_record(
+    id: str, sha256: str, cost: Cost, evidence: Evidence, target: str = LOCAL
+) -> AccuracyRecord | None:
     """The task metrics as a workspace keeps them; None where the rows have no labels."""
     split = "test" if evidence.origin == "recipe" else evidence.origin
     metrics = cost.metrics
-    return AccuracyRecord(id, sha256, split, evidence.rows, metrics) if metrics else None
+    if not metrics:
+        return None
+    return AccuracyRecord(id, sha256, split, evidence.rows, metrics, target)
 
 
 def labelled(evidence: Evidence) -> Collection[str]:

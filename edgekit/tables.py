@@ -25,8 +25,8 @@ from edgekit.cells import (
     times,
     where_cell,
 )
+from edgekit.manifest import here
 from edgekit.recipe import Recipe
-from edgekit.targets import LOCAL
 from edgekit.types import (
     BASELINE,
     AccuracyRecord,
@@ -348,10 +348,9 @@ def summary(workspace: Workspace) -> Table:
     manifest = workspace.manifest
     metric = metric_name(manifest.accuracy)
     table = new_table("artifact", "size", "max diff", "top-1", metric, "p50", "p90", "× Keras")
-    proofs = {p.artifact: p for p in manifest.parity}
-    metrics = {a.artifact: a for a in manifest.accuracy}
-    own = (r for r in manifest.latency if r.target == LOCAL)
-    times = {r.artifact: latency.summarize(r) for r in own}
+    proofs = {p.artifact: p for p in here(manifest.parity)}
+    metrics = {a.artifact: a for a in here(manifest.accuracy)}
+    times = {r.artifact: latency.summarize(r) for r in here(manifest.latency)}
     keras = times.get(BASELINE)
     table.add_row(
         KERAS,

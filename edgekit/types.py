@@ -67,6 +67,8 @@ PRUNINGS = ("structured", "sparse", "cluster")
 """In the order in which they go together: channels that go, weights that become 0, few values."""
 BACKENDS = ("converter", "litert")
 """What quantizes TFLite: TensorFlow's converter, or Google's newer litert-quantizer (an extra)."""
+LOCAL = "local"
+"""The target that is this machine."""
 BASELINE = "keras"
 """The artifact id under which records of the Keras model itself are kept."""
 
@@ -263,6 +265,7 @@ class ParityRecord:
     failures: tuple[str, ...]
     runtime: Runtime
     machine: Machine
+    target: str = LOCAL
 
     @property
     def passed(self) -> bool:
@@ -278,6 +281,7 @@ class AccuracyRecord:
     split: str
     rows: int
     metrics: Mapping[str, float]
+    target: str = LOCAL
 
 
 @dataclass(frozen=True)

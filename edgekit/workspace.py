@@ -342,12 +342,12 @@ def _conditions(record: Any) -> tuple[Any, ...]:
     if isinstance(record, LatencyRecord):
         return record.artifact, record.target, record.threads, record.machine.cpu
     if isinstance(record, AccuracyRecord):
-        return record.artifact, record.split
+        return record.artifact, record.split, record.target
     if isinstance(record, SearchRecord):
         return record.format, record.method
     if isinstance(record, InstructionRecord):
         return record.artifact, record.target
-    return record.artifact, record.runtime.name, record.machine.arch, record.machine.cpu
+    return record.artifact, record.target, record.runtime.name, record.machine.cpu
 
 
 _FORMAT_ORDER = {"tflite": 0, "onnx": 1, "tfjs": 2}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from edgekit.errors import TargetError
-from edgekit.types import Job, JobResult, Machine, Progress
+from edgekit.types import LOCAL, Job, JobResult, Machine, Progress
 
-LOCAL = "local"
 KNOWN = (
     LOCAL,
     "browser",

@@ -11,8 +11,7 @@ from pathlib import Path
 from edgekit.agent.protocol import DecodeError, decode, encode
 from edgekit.errors import RunnerError
 from edgekit.processes import describe_exit
-from edgekit.targets import LOCAL
-from edgekit.types import Job, JobResult
+from edgekit.types import LOCAL, Job, JobResult
 
 REQUIREMENTS = Path(__file__).with_name("device-requirements.txt")
 """What pip installs for the agent where edgekit itself is not: pinned versions."""

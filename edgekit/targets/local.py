@@ -6,9 +6,8 @@ import sys
 
 from edgekit.agent import machine
 from edgekit.errors import TargetError
-from edgekit.targets import LOCAL
 from edgekit.targets.agent_process import ask_agent, read_answer
-from edgekit.types import FORMATS, Job, JobResult, Machine
+from edgekit.types import FORMATS, LOCAL, Job, JobResult, Machine
 
 
 class LocalTarget:

@@ -13,9 +13,9 @@ from edgekit.agent.protocol import JobResult, decode, encode
 from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError
 from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
-from edgekit.targets import LOCAL, Target, open_target
+from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
-from edgekit.types import BASELINE, Artifact, InstructionRecord, Job, LatencyRecord, Progress
+from edgekit.types import BASELINE, LOCAL, Artifact, InstructionRecord, Job, LatencyRecord, Progress
 from edgekit.verbs.count import count_files
 from edgekit.verbs.first_row import first_row
 from edgekit.verbs.locate import Located, locate, of_workspace, runnable

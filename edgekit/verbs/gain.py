@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgekit.errors import MissingDependency, RunnerError
 from edgekit.hashing import gzip_bytes
 from edgekit.latency import summarize
+from edgekit.manifest import here
 from edgekit.proof import prove
 from edgekit.types import Artifact, LatencyRecord
 from edgekit.verbs.production import Made, Production
@@ -82,7 +83,7 @@ def dense_files(
 def _fault(dense: Production, artifact: Artifact) -> str | None:
     """What is wrong with a file; it is held against rows it was not proved on before."""
     workspace = dense.workspace
-    record = next((p for p in workspace.manifest.parity if p.artifact == artifact.id), None)
+    record = next((p for p in here(workspace.manifest.parity) if p.artifact == artifact.id), None)
     if record is None:
         try:
             proof = prove(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from edgekit import evidence
 from edgekit.budget import parse_budget
 from edgekit.errors import ConversionError, EdgekitError, Failure
+from edgekit.manifest import here
 from edgekit.proof import accuracy_record, cost_of
 from edgekit.targets import open_target
 from edgekit.types import (
@@ -234,7 +235,7 @@ def _done(
     latency, untimed = time_artifacts(workspace, compared, pruned.target)
     times = {r.artifact: r for r in latency}
     known = {BASELINE, info.path, *(a.id for a in compared)}
-    accuracy = [a for a in workspace.manifest.accuracy if a.artifact in known]
+    accuracy = [a for a in here(workspace.manifest.accuracy) if a.artifact in known]
     result = PruneResult(
         workspace=str(workspace.path),
         variant=name,

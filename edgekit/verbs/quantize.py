@@ -11,6 +11,7 @@ from edgekit import evidence
 from edgekit.budget import parse_budget
 from edgekit.charts import draw_searches
 from edgekit.errors import Failure
+from edgekit.manifest import here
 from edgekit.targets import open_target
 from edgekit.types import (
     BASELINE,
@@ -212,7 +213,7 @@ def _done(
         workspace=str(workspace.path),
         artifacts=artifacts,
         parity=tuple(m.proof.parity for m in made if m.proof),
-        accuracy=tuple(a for a in workspace.manifest.accuracy if a.artifact in known),
+        accuracy=tuple(a for a in here(workspace.manifest.accuracy) if a.artifact in known),
         latency=latency,
         searches=tuple(searches),
         chart=str(workspace.path / CHART) if searches else None,

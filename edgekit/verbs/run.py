@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError, Failure, WorkspaceError
-from edgekit.manifest import MANIFEST
+from edgekit.manifest import MANIFEST, here
 from edgekit.recipe import Recipe, load_recipe
-from edgekit.targets import LOCAL
 from edgekit.toolchain.client import open_toolchain
 from edgekit.types import BASELINE, FORMATS, Progress
 from edgekit.verbs.bench import bench
@@ -152,13 +151,13 @@ class _Way:
 
     def verify(self) -> None:
         manifest = self._workspace.manifest
-        proved = {(p.artifact, p.sha256) for p in manifest.parity if p.passed}
+        proved = {(p.artifact, p.sha256) for p in here(manifest.parity) if p.passed}
         open_ends = [a for a in manifest.artifacts if (a.id, a.sha256) not in proved]
         self._do("verify", open_ends, lambda: verify(source=self._folder, **self._told))
 
     def bench(self) -> None:
         manifest = self._workspace.manifest
-        timed = {(r.artifact, r.sha256) for r in manifest.latency if r.target == LOCAL}
+        timed = {(r.artifact, r.sha256) for r in here(manifest.latency)}
         wanted = {(BASELINE, manifest.source.sha256)}
         wanted |= {(a.id, a.sha256) for a in manifest.artifacts}
         self._do("bench", wanted - timed, lambda: bench(sources=[self._folder], **self._told))

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from edgekit.errors import MissingDependency, TargetError
-from edgekit.targets import LOCAL, arm_root, browser, browser_programs, node, open_target
+from edgekit.targets import arm_root, browser, browser_programs, node, open_target
 from edgekit.targets.agent_process import REQUIREMENTS
 from edgekit.targets.qemu_profiles import PROFILES
-from edgekit.types import Progress
+from edgekit.types import LOCAL, Progress
 
 
 @dataclass(frozen=True)
