@@ -273,6 +273,19 @@ class ParityRecord:
 
 
 @dataclass(frozen=True)
+class RowScores:
+    """A metric by row, or by group of rows, so that two files can be compared row by row."""
+
+    metric: str
+    higher_is_better: bool
+    dtype: str
+    """"bit" where each row is right or wrong, else "float32"."""
+    count: int
+    data: str
+    """The scores in base64; the first bit of a byte is the largest."""
+
+
+@dataclass(frozen=True)
 class AccuracyRecord:
     """The recipe's metrics over a whole split."""
 
@@ -282,6 +295,8 @@ class AccuracyRecord:
     rows: int
     metrics: Mapping[str, float]
     target: str = LOCAL
+    scores: tuple[RowScores, ...] = ()
+    """Of the metrics that a file is judged by."""
 
 
 @dataclass(frozen=True)
