@@ -86,9 +86,7 @@ def test_records_of_other_places_are_not_those_of_here(ws, digits):
 
 def test_what_is_there_is_listed_and_what_is_missing_says_how():
     known = {target.uri: target for target in list_targets()}
-    assert {"local", "browser", "browser:firefox", "qemu:pi4", "qemu:pi5", "qemu:phone"} <= set(
-        known
-    )
+    assert {"local", "browser", "browser:firefox", "qemu:pi4", "qemu:pi5", "qemu:phone"} <= {*known}
     bare = run_edgekit("targets", PATH="/nowhere", XDG_CACHE_HOME="/nowhere")
     assert bare.code == 0, bare.err
     assert arm_root.INSTALL in bare.out
