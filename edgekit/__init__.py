@@ -12,7 +12,9 @@ if TYPE_CHECKING:
         CheckFailed,
         ConversionError,
         EdgekitError,
+        GateError,
         MissingDependency,
+        NotComparable,
         RecipeError,
         RunnerError,
         SourceError,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from edgekit.verbs.bench import bench
     from edgekit.verbs.demo import demo
     from edgekit.verbs.export import ExportFailed, export
+    from edgekit.verbs.gate import GateFailed, gate
     from edgekit.verbs.inspect import inspect
     from edgekit.verbs.outcome import BudgetExceeded
     from edgekit.verbs.prune import PruneFailed, prune
@@ -37,7 +40,9 @@ _HOMES = {
         "CheckFailed",
         "ConversionError",
         "EdgekitError",
+        "GateError",
         "MissingDependency",
+        "NotComparable",
         "RecipeError",
         "RunnerError",
         "SourceError",
@@ -47,6 +52,7 @@ _HOMES = {
     "edgekit.verbs.bench": ("bench",),
     "edgekit.verbs.demo": ("demo",),
     "edgekit.verbs.export": ("ExportFailed", "export"),
+    "edgekit.verbs.gate": ("GateFailed", "gate"),
     "edgekit.verbs.inspect": ("inspect",),
     "edgekit.verbs.outcome": ("BudgetExceeded",),
     "edgekit.verbs.prune": ("PruneFailed", "prune"),
@@ -64,7 +70,10 @@ __all__ = [
     "ConversionError",
     "EdgekitError",
     "ExportFailed",
+    "GateError",
+    "GateFailed",
     "MissingDependency",
+    "NotComparable",
     "PruneFailed",
     "QuantizeFailed",
     "RecipeError",
@@ -78,6 +87,7 @@ __all__ = [
     "bench",
     "demo",
     "export",
+    "gate",
     "inspect",
     "list_targets",
     "prepare",

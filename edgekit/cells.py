@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 
 from edgekit.latency import Summary
-from edgekit.types import BASELINE, AccuracyRecord, OutputParity, ParityRecord
+from edgekit.rules import Verdict
+from edgekit.types import BASELINE, LOCAL, AccuracyRecord, OutputParity, ParityRecord
 
 NOT_VERIFIED = "not verified"
 KERAS = "Keras model"
@@ -96,3 +97,40 @@ def times(speedup: float | None) -> str:
     if speedup is None:
         return ""
     return f"{speedup:.0f}×" if speedup >= 10 else f"{speedup:.1f}×"
+
+
+def subject(verdict: Verdict) -> str:
+    """The file that a verdict is on, and where, unless that is here."""
+    threads = f", {counted(verdict.threads, 'thread')}" if verdict.threads != 1 else ""
+    where = f" on {verdict.target}" if verdict.target != LOCAL else ""
+    return f"{verdict.artifact}{where}{threads}"
+
+
+def figure(verdict: Verdict, value: float | None) -> str:
+    """A figure in the unit of the verdict's metric."""
+    if value is None:
+        return "–"
+    family, _, which = verdict.family.partition(".")
+    if verdict.family == "parity":
+        return "proved" if value else "differs"
+    if family == "latency":
+        return duration(value)
+    if family in ("size", "memory"):
+        return size(value)
+    if family == "instructions":
+        return f"{value:,.0f}"
+    return {"sqnr_db": f"{value:.1f} dB", "top1": f"{value:.2%}"}.get(
+        which, f"{value:.4f}" if family == "accuracy" else f"{value:.2g}"
+    )
+
+
+def relative_change(verdict: Verdict) -> str:
+    """From the baseline to now: in points of a share, in dB, else in percent."""
+    before, now = verdict.baseline, verdict.current
+    if before is None or now is None or verdict.family == "parity":
+        return ""
+    if verdict.is_share:
+        return f"{(now - before) * 100:+.2f} pt"
+    if verdict.family == "parity.sqnr_db":
+        return f"{now - before:+.1f} dB"
+    return f"{now / before - 1:+.1%}" if before else ""

@@ -72,13 +72,16 @@ class Verdict:
 
     artifact: str
     target: str
+    threads: int
+    family: str
+    """The metric that the rule asks for: one of METRICS."""
     metric: str
-    """As asked, with the name of the output or task metric where there are several."""
+    """In words: a task metric by its name, with the output where there are several."""
+    is_share: bool
+    """Whether points can be counted."""
     rule: str
     baseline: float | None
     current: float | None
-    change: float | None
-    """As a share of the baseline, or, of shares and decibels, the difference."""
     significant: bool | None
     """Whether more than chance is in it; None: the figure is exact."""
     passed: bool | None

@@ -18,6 +18,7 @@ COMMANDS = (
     "quantize",
     "verify",
     "bench",
+    "gate",
     "inspect",
     "targets",
     "demo",
