@@ -24,7 +24,7 @@ def junit(verdicts: Sequence[Verdict], workspace: str) -> str:
         suite = ElementTree.SubElement(
             suites,
             "testsuite",
-            name=name,
+            name=_printable(name),
             tests=str(len(cases)),
             failures=str(sum(v.passed is False for v in cases)),
             errors=str(sum(v.passed is None for v in cases)),
@@ -32,13 +32,15 @@ def junit(verdicts: Sequence[Verdict], workspace: str) -> str:
         )
         for verdict in cases:
             case = ElementTree.SubElement(
-                suite, "testcase", classname=f"{workspace}.{name}", name=verdict.metric
+                suite,
+                "testcase",
+                classname=_printable(f"{workspace}.{name}"),
+                name=_printable(verdict.metric),
             )
             if verdict.passed is not True:
                 kind = "failure" if verdict.passed is False else "error"
                 fault = ElementTree.SubElement(case, kind, type=verdict.rule)
-                fault.set("message", in_words(verdict))
-                fault.text = in_words(verdict)
+                fault.set("message", _printable(in_words(verdict)))
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -105,6 +107,11 @@ def in_words(verdict: Verdict) -> str:
         f"{verdict.metric} {figures}{f' ({change})' if change else ''}, "
         f"rule {verdict.rule}: {verdict.reason}"
     )
+
+
+def _printable(text: str) -> str:
+    """XML has no way to write control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _cell(text: str) -> str:

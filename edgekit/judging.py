@@ -68,7 +68,7 @@ def _verdict(
 
 def _compared(rule: Rule, before: Figure | None, now: Figure | None, same_rows: bool) -> _Found:
     if now is None:
-        return _Found(None, "it is in the baseline, and not there now")
+        return _Found(None, "it is in the baseline, and not measured now")
     if rule.metric == "parity":
         assert isinstance(now.record, ParityRecord)
         return _Found(now.record.passed, "; ".join(now.record.failures) or "proved")

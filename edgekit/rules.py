@@ -110,25 +110,26 @@ def _parse(text: str) -> Rule:
             f"{text!r} is no rule", hint="write METRIC:BOUND, as latency.p50:+10% or size:+5%"
         )
     metric, sign, unit = found["metric"], found["sign"], found["unit"]
+    amount = None if found["amount"] is None else float(found["amount"])
     if metric not in METRICS:
         raise GateError(f"{text!r}: unknown metric {metric!r}", hint=f"known: {', '.join(METRICS)}")
-    bare = metric in ("accuracy", "parity")
-    if (found["amount"] is None) != bare and (found["amount"] is None or metric == "parity"):
-        wanted = "has no bound of its own" if metric == "parity" else "needs a bound"
-        raise GateError(f"{text!r}: {metric} {wanted}", hint=_example(metric))
+    if metric == "parity" and amount is not None:
+        raise GateError(f"{text!r}: parity holds or not", hint=f"write {_example(metric)}")
+    if metric not in ("accuracy", "parity") and amount is None:
+        raise GateError(f"{text!r}: by how much?", hint=f"write {_example(metric)}")
+    if metric == "accuracy" and amount is not None and unit is None:
+        raise GateError(f"{text!r}: of what?", hint="write accuracy:-0.5pt or accuracy:-1%")
     worse = "+" if METRICS[metric] == GROWS else "-"
-    if sign is not None and sign != worse:
+    if sign not in (None, worse):
         raise GateError(
             f"{text!r}: {metric} gets worse by {worse}", hint=f"write {_example(metric)}"
         )
-    if sign is None and unit is None and metric == "accuracy" and found["amount"]:
-        raise GateError(f"{text!r}: of what?", hint="write accuracy:-0.5pt or accuracy:-1%")
     return Rule(
         pattern=(found["pattern"] or "*").strip(),
         metric=metric,
         text=text.strip(),
-        amount=None if found["amount"] is None else float(found["amount"]),
-        unit=unit or ("change" if sign else "limit"),
+        amount=amount,
+        unit=unit or ("change" if sign or amount is None else "limit"),
     )
 
 

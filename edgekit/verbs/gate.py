@@ -97,6 +97,7 @@ def gate(
         snapshot.write(Path(baseline), now)
         return GateResult(str(source), str(baseline), written=now)
     verdicts = judge(snapshot.read(Path(baseline)), now, rules)
+    _refuse_idle(rule, verdicts)
     result = GateResult(str(source), str(baseline), verdicts)
     if junit is not None:
         write_whole(Path(junit), ci_reports.junit(verdicts, str(source)))
@@ -109,6 +110,16 @@ def gate(
     if any(v.passed is None for v in verdicts) and not allow_missing:
         raise NotJudged(result)
     return result
+
+
+def _refuse_idle(asked: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+    """A rule that nothing was judged by is mistyped, or asks for what was never measured."""
+    idle = [text for text in asked if text.strip() not in {v.rule for v in verdicts}]
+    if idle:
+        raise GateError(
+            f"nothing was judged by the rule {idle[0]!r}",
+            hint="no file of that name, or never measured: edgekit verify, edgekit bench",
+        )
 
 
 def _refuse_unproved(now: Snapshot) -> None:
