@@ -168,7 +168,7 @@ def test_the_action_runs(ws, tmp_path):
     """Its steps as GitHub's runner has them: bash -e, with the inputs in the environment."""
     steps = yaml.safe_load((CI / "github" / "action.yml").read_text())["runs"]["steps"]
     inputs = {
-        "WORKSPACE": str(ws),
+        "WORKSPACE": str(shutil.copytree(ws, tmp_path / "ws")),
         "BASELINE": str(ws.parent / "base.json"),
         "TARGET": "local",
         "BENCH_OPTIONS": SHORTLY,
@@ -186,7 +186,7 @@ def test_the_gitlab_template_runs(ws, tmp_path):
     job = yaml.safe_load((CI / "gitlab" / "edgekit.gitlab-ci.yml").read_text())[".edgekit-gate"]
     variables = {
         **job["variables"],
-        "EDGEKIT_WORKSPACE": str(ws),
+        "EDGEKIT_WORKSPACE": str(shutil.copytree(ws, tmp_path / "ws")),
         "EDGEKIT_BASELINE": str(ws.parent / "base.json"),
         "EDGEKIT_BENCH_OPTIONS": SHORTLY,
         "EDGEKIT_OPTIONS": "--rule latency.p50:+900% --allow-missing",
