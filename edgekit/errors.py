@@ -8,6 +8,7 @@ EdgekitError
 ├── ConversionError     a format could not be made from the model
 ├── RunnerError         a runtime could not load or run a file
 ├── TargetError         a target cannot be reached
+├── NotComparable       two measurements say nothing of each other
 └── CheckFailed         it worked, and the result is worse than allowed (exit code 3)
 """
 
@@ -70,6 +71,10 @@ class RunnerError(EdgekitError):
 
 class TargetError(EdgekitError):
     """A target cannot be reached or used."""
+
+
+class NotComparable(EdgekitError):
+    """Two measurements that were made under different conditions."""
 
 
 class CheckFailed(EdgekitError):
