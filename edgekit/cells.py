@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -32,6 +33,14 @@ def duration(nanoseconds: float) -> str:
             digits = 0 if value >= 100 else 1 if value >= 10 else 2
             return f"{value:.{digits}f} {unit}"
     raise AssertionError
+
+
+def give_or_take(value: float, interval: tuple[float, float] | None) -> str:
+    """How far the farther end of an interval is from `value`: " ± 2%"."""
+    if interval is None:
+        return ""
+    share = max(value - interval[0], interval[1] - value) / value
+    return f" ± {math.ceil(100 * share)}%"
 
 
 def counted(number: int, what: str, several: str | None = None) -> str:

@@ -26,6 +26,8 @@ MARGIN = 0.05
 CHANCE = 0.05
 """How often two records of the same artifact may have an interval without 1."""
 
+Verdict = Literal["same", "slower", "faster", "unclear"]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -37,7 +39,7 @@ class Comparison:
     """Of the medians: above 1, `after` is slower."""
     interval: tuple[float, float] | None
     """In which it lies in 95 % of the cases; None: there are too few processes to tell."""
-    verdict: Literal["same", "slower", "faster", "unclear"]
+    verdict: Verdict
 
 
 def compare(
@@ -70,15 +72,20 @@ def compare(
     if rank == 0:
         return Comparison(before.artifact, after.artifact, ratio, None, "unclear")
     low, high = float(ratios[rank - 1]), float(ratios[-rank])
-    most = 1 + margin
-    verdict: Literal["same", "slower", "faster", "unclear"] = "unclear"
-    if 1 / most < low and high < most:
-        verdict = "same"
-    elif low > 1 and ratio > most:
-        verdict = "slower"
-    elif high < 1 and ratio < 1 / most:
-        verdict = "faster"
+    verdict = judge(ratio, low, high, margin)
     return Comparison(before.artifact, after.artifact, ratio, (low, high), verdict)
+
+
+def judge(ratio: float, low: float, high: float, margin: float = MARGIN) -> Verdict:
+    """What a ratio within `low` and `high` says; see `compare`."""
+    most = 1 + margin
+    if 1 / most < low and high < most:
+        return "same"
+    if low > 1 and ratio > most:
+        return "slower"
+    if high < 1 and ratio < 1 / most:
+        return "faster"
+    return "unclear"
 
 
 def _rank(n: int, m: int) -> int:
@@ -107,7 +114,7 @@ def _rank(n: int, m: int) -> int:
 def refuse_strangers(
     before: LatencyRecord | InstructionRecord, after: LatencyRecord | InstructionRecord
 ) -> None:
-    """Refuse what was not measured in the same circumstances.
+    """Refuse records that say nothing of each other.
 
     Raises:
         NotComparable: they are of different machines, runtimes or conditions.
@@ -132,4 +139,5 @@ def _circumstances(record: LatencyRecord | InstructionRecord) -> dict[str, objec
         "backend": runtime.backend,
         "threads": getattr(record, "threads", 1),
         "rows per call": record.rows,
+        "pinned": getattr(record, "pinned", False),
     }

@@ -130,7 +130,7 @@ def _by_processes(rule: Rule, before: Figure, now: Figure, exceeds: bool, allowe
     if found.interval is None:
         if not exceeds:
             return _Found(True, "within the bound", None)
-        return _Found(None, "too few processes to tell: bench with --rounds 5", None)
+        return _Found(None, "too few processes to tell: edgekit bench takes seven", None)
     low, high = found.interval
     interval = f"{low:.2f} to {high:.2f} times the baseline"
     significant = low > 1 or high < 1

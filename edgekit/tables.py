@@ -16,6 +16,7 @@ from edgekit.cells import (
     counted,
     duration,
     figure,
+    give_or_take,
     metric_cell,
     metric_name,
     model_name,
@@ -44,7 +45,7 @@ from edgekit.types import (
     SearchRecord,
 )
 from edgekit.verbs.bench import BenchRow
-from edgekit.verbs.gain import FASTER, Gain
+from edgekit.verbs.gain import Gain
 from edgekit.verbs.prune import PruneResult
 from edgekit.verbs.targets import TargetStatus
 from edgekit.workspace import Workspace
@@ -220,11 +221,15 @@ def gained(gains: Sequence[Gain]) -> list[str]:
 
 
 def _speed(gain: Gain) -> str:
-    if gain.speedup is None:
+    if gain.times is None:
         return ""
-    if gain.is_faster:
-        return f", {times(gain.speedup)} as fast"
-    return ", as fast" if gain.speedup >= FASTER else f", slower ({times(gain.speedup)} as fast)"
+    text = f"{times(gain.speedup)} as fast"
+    return {
+        "faster": f", {text}",
+        "same": ", as fast",
+        "slower": f", slower ({text})",
+        "unclear": f", perhaps {text}: their times are too far apart to tell",
+    }[gain.times.verdict]
 
 
 def _advice(ids: Sequence[str]) -> str:
@@ -288,7 +293,7 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
         table.add_row(
             home + model_name(s.artifact),
             size(row.size_bytes),
-            duration(s.p50_ns),
+            duration(s.p50_ns) + give_or_take(s.p50_ns, s.p50_interval_ns),
             duration(s.p90_ns),
             duration(s.p99_ns),
             f"{s.spread:.0%}",
@@ -326,7 +331,7 @@ def conditions(records: Sequence[LatencyRecord]) -> list[str]:
         )
         lines += [
             f"{machine(place)}; "
-            f"{counted(first.threads, 'thread')}; "
+            f"{counted(first.threads, 'thread')}{', pinned' if first.pinned else ''}; "
             f"{counted(len(first.timings), 'process', 'processes')} each, interleaved",
             ", ".join(runtimes),
         ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.protocol import (
+    Conditions,
     Job,
     JobResult,
     Machine,
@@ -33,6 +34,7 @@ __all__ = [
     "Artifact",
     "Candidate",
     "Code",
+    "Conditions",
     "Explanation",
     "Feed",
     "Job",
@@ -396,6 +398,10 @@ class LatencyRecord:
     runtime: Runtime
     machine: Machine
     warnings: tuple[str, ...] = field(default=())
+    conditions: tuple[tuple[Conditions, ...], ...] = ()
+    """What the machine said of its state before and after each process, where it does."""
+    pinned: bool = False
+    """Whether the processes were kept on as many cores as they have threads."""
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    default=3,
+    default=7,
     show_default=True,
     help="Processes per artifact, interleaved.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.05),
-    default=1.0,
+    default=0.3,
     show_default=True,
     help="Measured in each process.",
 )
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     default=True,
     show_default=True,
     help="Also time the Keras model (starts TensorFlow).",
+)
+@click.option(
+    "--pin", is_flag=True, help="Keep each process on as many cores as it has threads (Linux)."
 )
 @options.json_option
 @options.reports_errors
@@ -50,6 +53,7 @@ def bench(
     rounds: int,
     seconds: float,
     baseline: bool,
+    pin: bool,
     as_json: bool,
 ) -> None:
     """Time artifacts side by side with the Keras model.
@@ -68,6 +72,7 @@ def bench(
                 rounds=rounds,
                 seconds=seconds,
                 baseline=baseline,
+                pin=pin,
                 progress=progress,
             )
     except BenchFailed as e:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from edgekit import latency
 from edgekit.agent.protocol import JobResult, decode, encode
-from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError
+from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError, TargetError
 from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
+from edgekit.processes import pinned
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
 from edgekit.types import BASELINE, LOCAL, Artifact, InstructionRecord, Job, LatencyRecord, Progress
@@ -21,7 +22,7 @@ from edgekit.verbs.first_row import first_row
 from edgekit.verbs.locate import Located, locate, of_workspace, runnable
 from edgekit.workspace import Workspace
 
-SHORTLY_S, ROUNDS = 0.2, 2
+SHORTLY_S, ROUNDS = 0.1, 4
 """Of a comparison beside other work: time measured in each process, and how many processes."""
 
 
@@ -61,9 +62,10 @@ def bench(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str = "local",
     threads: int = 1,
-    rounds: int = 3,
-    seconds: float = 1.0,
+    rounds: int = 7,
+    seconds: float = 0.3,
     baseline: bool = True,
+    pin: bool = False,
     progress: Progress = lambda text: None,
 ) -> BenchResult:
     """Time artifacts on a target, interleaved over `rounds` processes each.
@@ -81,18 +83,24 @@ def bench(
         seconds: time measured in each process.
         baseline: also time the Keras model of each workspace, called as a compiled graph; only
             on this machine.
+        pin: keep each process on as many cores as it has threads; only on this machine.
         progress: told in one line what happens.
 
     Raises:
         SourceError: a source is not there, or not a model file.
+        TargetError: only processes of this machine can be pinned.
         BenchFailed: a runtime is missing, or cannot run a file; the others were timed.
     """
+    if pin and target != LOCAL:
+        raise TargetError(f"{target}: processes are pinned on {LOCAL} only", hint="leave out --pin")
     given = [sources] if isinstance(sources, (str, os.PathLike)) else sources
     if not given:
         raise SourceError("nothing to time", hint="name a workspace or model files")
     found = [item for source in given for item in locate(Path(source))]
     workspaces = {item.workspace.path: item.workspace for item in found if item.workspace}
     with contextlib.ExitStack() as stack:
+        if pin:
+            stack.enter_context(pinned(threads))
         place = open_target(target, progress)
         stack.callback(place.close)
         found = runnable(found, place, progress)
@@ -115,6 +123,7 @@ def bench(
             threads=threads,
             rounds=rounds,
             progress=progress,
+            pinned=pin,
         )
     pairs = list(zip(entries, measured, strict=True))
     timed = [(e, r) for e, r in pairs if isinstance(r, LatencyRecord)]
