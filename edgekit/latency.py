@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit import stats
-from edgekit.errors import EdgekitError, RunnerError
+from edgekit.errors import EdgekitError, RunnerError, TargetError
 from edgekit.types import JobResult, LatencyRecord, Progress, Timing
 
 BUSY = 0.10
@@ -83,6 +83,8 @@ def measure(
             progress(f"timing, round {number + 1} of {rounds}: {subject.id}")
             try:
                 results[i].append(subject.execute())
+            except TargetError as e:  # the place is gone, for all
+                errors |= {k: e for k in range(len(subjects)) if k not in errors}
             except EdgekitError as e:
                 errors[i] = e
     return [

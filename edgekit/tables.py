@@ -399,6 +399,8 @@ def targets(known: Sequence[TargetStatus]) -> Table:
     """Where models can run."""
     table = new_table("target", "machine", "format", "runtime", "state", left=(1, 2, 3, 4))
     for target in known:
+        if not target.runtimes:
+            table.add_row(target.uri, target.machine, "", "", "asked when it is used")
         for i, runtime in enumerate(target.runtimes):
             state = runtime.version or f"[yellow]missing: {escape(str(runtime.missing))}[/]"
             table.add_row(

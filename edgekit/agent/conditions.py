@@ -36,13 +36,13 @@ def warnings(before: Conditions, after: Conditions) -> tuple[str, ...]:
     # "Since it was started" counts if it came meanwhile; before, it is an old story.
     fresh = (after.throttled_bits or 0) & ~(before.throttled_bits or 0)
     now = (before.throttled_bits or 0) | (after.throttled_bits or 0) | fresh >> _SINCE
-    found = [text for bit, text in _NOW.items() if now >> bit & 1]
+    found = [f"throttled: {text}" for bit, text in _NOW.items() if now >> bit & 1]
     if before.cooling or after.cooling:
-        found.append("the processor is slowed down to cool it")
+        found.append("throttled: the processor is slowed down to cool it")
     hottest = max(c.temperature_c or 0.0 for c in (before, after))
     if hottest >= HOT_C:
-        found.append(f"the processor is at {hottest:.0f} °C")
-    return tuple(f"throttled: {text}" for text in found)
+        found.append(f"hot: a sensor shows {hottest:.0f} °C")
+    return tuple(found)
 
 
 def _temperature(sys: Path) -> float | None:

@@ -51,8 +51,10 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C or SIGTERM end it with one line and exit code 130 or 143."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run the command line; Ctrl-C, SIGTERM and SIGHUP end it with one line, 128 + their number."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _terminate)
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as e:
@@ -60,7 +62,7 @@ def main() -> None:
         code = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
+        code = 128 + (_terminated[0] if _terminated else signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say.
         sys.stderr.close()

@@ -35,11 +35,12 @@ class TargetStatus:
 
 
 def list_targets() -> tuple[TargetStatus, ...]:
-    """Every target that needs no address, with its runtimes and what they lack."""
+    """Every target, with its runtimes and what they lack, as far as they can be known."""
     return (
         _here(),
         *(_browser(uri, kind) for uri, kind in _BROWSERS.items()),
         *(_emulated(name) for name in PROFILES),
+        *(TargetStatus(uri, what, ()) for uri, what in _ON_CALL.items()),
     )
 
 
@@ -58,9 +59,9 @@ def prepare(target: str, progress: Progress = lambda text: None) -> Path | str:
         TargetError: there is no such target, or the board cannot be reached.
         MissingDependency: a program is not installed, or a download failed.
     """
-    if target == "node":
+    if target == "node" or target.partition(":")[0] == "browser":
         return node.prepare(progress)
-    if target == "qemu":
+    if target.partition(":")[0] == "qemu":
         return arm_root.prepare(progress)
     if target.startswith("ssh://"):
         from edgekit.targets import ssh
@@ -71,6 +72,10 @@ def prepare(target: str, progress: Progress = lambda text: None) -> Path | str:
     )
 
 
+_ON_CALL = {
+    "browser:listen": "any phone or computer that opens the page",
+    "ssh://USER@HOST": "a 64-bit Linux board",
+}
 _BROWSERS = {"browser": "chromium", "browser:firefox": "firefox"}
 
 

@@ -19,6 +19,7 @@ from edgekit.errors import (
     MissingDependency,
     RunnerError,
     SourceError,
+    TargetError,
     WorkspaceError,
 )
 from edgekit.evidence import Evidence
@@ -207,6 +208,10 @@ def _prove(
                 target=place,
                 keep_float=item.keeps_float,
             )
+        except TargetError as e:  # the place is gone: what was proved until then stands
+            left = found[found.index(item) :]
+            failures += [e.failure(other.id) for other in left]
+            break
         except (RunnerError, MissingDependency) as e:
             failures.append(e.failure(item.id))
         else:

@@ -69,7 +69,7 @@ LOW, CAPPED = "throttled: the supply voltage is too low", "throttled: the clock 
         (Conditions(50.0, 0x10000), Conditions(50.0, 0x30000), (CAPPED,)),  # came meanwhile
         (Conditions(50.0, 0x1), Conditions(50.0, 0x10000), (LOW,)),
         (Conditions(50.0, 0), Conditions(50.0, 0x10001), (LOW,)),
-        (Conditions(), Conditions(85.2), ("throttled: the processor is at 85 °C",)),
+        (Conditions(), Conditions(85.2), ("hot: a sensor shows 85 °C",)),
         (
             Conditions(cooling=True),
             Conditions(),
