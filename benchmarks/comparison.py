@@ -72,7 +72,7 @@ def main() -> None:
             file = exported(folder, name, precision) / f"{precision}.{form}"
             label = f"{title}, {precision} {form}"
             quiet[label] = measured(file, folder / f"{name}.{form}.jsonl", arguments.runs)
-            with neighbours():
+            with neighbours() if arguments.busy_runs else contextlib.nullcontext():
                 kept = folder / f"{name}.{form}.busy.jsonl"
                 busy[label] = measured(file, kept, arguments.busy_runs)
     print_table("Is one file slower than another?", *verdict_table(quiet))

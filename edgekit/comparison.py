@@ -40,6 +40,9 @@ class Comparison:
     interval: tuple[float, float] | None
     """In which it lies in 95 % of the cases; None: there are too few processes to tell."""
     verdict: Verdict
+    in_turns: bool
+    """Whether both were timed in one measurement; if not, the interval knows nothing of what became
+    of the machine in between: a few per cent within minutes, so `margin` has to be wider."""
 
 
 def compare(
@@ -66,14 +69,15 @@ def compare(
     """
     refuse_strangers(before, after)
     firsts, seconds = (np.array([figure(t) for t in record.timings]) for record in (before, after))
+    in_turns = bool(before.began) and before.began == after.began
     ratios = np.sort((seconds[:, None] / firsts[None, :]).ravel())
     ratio = float(np.median(ratios))
     rank = _rank(len(firsts), len(seconds))
     if rank == 0:
-        return Comparison(before.artifact, after.artifact, ratio, None, "unclear")
+        return Comparison(before.artifact, after.artifact, ratio, None, "unclear", in_turns)
     low, high = float(ratios[rank - 1]), float(ratios[-rank])
     verdict = judge(ratio, low, high, margin)
-    return Comparison(before.artifact, after.artifact, ratio, (low, high), verdict)
+    return Comparison(before.artifact, after.artifact, ratio, (low, high), verdict, in_turns)
 
 
 def judge(ratio: float, low: float, high: float, margin: float = MARGIN) -> Verdict:

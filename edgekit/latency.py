@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +76,7 @@ def measure(
     Returns:
         In the order of `subjects`, a record or the error that ended its measurement.
     """
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     results: list[list[JobResult]] = [[] for _ in subjects]
     errors: dict[int, EdgekitError] = {}
     for number in range(rounds):
@@ -87,9 +90,9 @@ def measure(
                 errors |= {k: e for k in range(len(subjects)) if k not in errors}
             except EdgekitError as e:
                 errors[i] = e
+    known = {"target": target, "threads": threads, "pinned": pinned, "began": began}
     return [
-        errors.get(i) or _record(subject, results[i], target, threads, pinned)
-        for i, subject in enumerate(subjects)
+        errors.get(i) or _record(subject, results[i], known) for i, subject in enumerate(subjects)
     ]
 
 
@@ -139,7 +142,7 @@ def _intervals(timings: Sequence[Timing]) -> list[Interval | None]:
 
 
 def _record(
-    subject: Subject, results: Sequence[JobResult], target: str, threads: int, pinned: bool
+    subject: Subject, results: Sequence[JobResult], known: Mapping[str, Any]
 ) -> LatencyRecord:
     timings = tuple(r.timing for r in results if r.timing is not None)
     if len(timings) != len(results):
@@ -147,8 +150,6 @@ def _record(
     return LatencyRecord(
         artifact=subject.id,
         sha256=subject.sha256,
-        target=target,
-        threads=threads,
         rows=subject.rows,
         timings=timings,
         runtime=results[0].runtime,
@@ -158,7 +159,7 @@ def _record(
             *dict.fromkeys(w for r in results for w in r.warnings),
         ),
         conditions=tuple(r.conditions for r in results),
-        pinned=pinned,
+        **known,
     )
 
 

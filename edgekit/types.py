@@ -402,6 +402,8 @@ class LatencyRecord:
     """What the machine said of its state before and after each process, where it does."""
     pinned: bool = False
     """Whether the processes were kept on as many cores as they have threads."""
+    began: str = ""
+    """When the measurement did, ISO 8601, UTC: the same in all records that were made in turns."""
 
 
 @dataclass(frozen=True)

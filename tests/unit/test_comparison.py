@@ -83,6 +83,13 @@ def test_a_difference_within_the_margin_does_not_matter():
     assert compare(first, second, margin=0.2).verdict == "same"
 
 
+def test_it_is_told_whether_both_were_timed_in_turns():
+    first = replace(timed(np.random.default_rng(0)), began="now")
+    assert compare(first, first).in_turns
+    assert not compare(first, replace(first, began="later")).in_turns
+    assert not compare(old := replace(first, began=""), old).in_turns
+
+
 @pytest.mark.parametrize(
     ("changed", "what"),
     [

@@ -39,10 +39,11 @@ def test_subjects_take_turns():
 
         return latency.Subject(id, "0", 1, execute)
 
-    latency.measure(
+    first, second = latency.measure(
         [subject("a"), subject("b")], target="local", threads=1, rounds=3, progress=lambda t: None
     )
     assert order == ["a", "b"] * 3
+    assert first.began == second.began != ""
 
 
 def test_models_of_one_name_are_kept_apart():
@@ -125,9 +126,9 @@ def test_what_the_machine_said_of_itself_is_kept():
     assert record.conditions == ((cool, hot), (cool, hot))
     written = json.loads(json.dumps(encode(record)))
     assert decode(LatencyRecord, written) == record
-    for name in ("conditions", "pinned"):  # as records were before
+    for name in ("conditions", "pinned", "began"):  # as records were before
         del written[name]
-    assert decode(LatencyRecord, written) == replace(record, conditions=())
+    assert decode(LatencyRecord, written) == replace(record, conditions=(), began="")
 
 
 def test_a_quiet_measurement_has_no_warning():

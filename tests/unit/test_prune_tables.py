@@ -11,7 +11,7 @@ from edgekit.tables import gained
 from edgekit.verbs.gain import Gain
 
 DENSE = Gain("fp32.tflite", 100_000, 90_000, 300_000, 50_000.0)
-SAME = Comparison("fp32.tflite", "sparse80-fp32.tflite", 0.98, (0.97, 0.99), "same")
+SAME = Comparison("fp32.tflite", "sparse80-fp32.tflite", 0.98, (0.97, 0.99), "same", True)
 FASTER = replace(SAME, ratio=0.4, interval=(0.38, 0.42), verdict="faster")
 SPARSE = Gain("sparse80-fp32.tflite", 100_000, 30_000, 300_000, 49_000.0, DENSE, SAME)
 
