@@ -10,15 +10,24 @@ from pathlib import Path
 
 from edgekit import latency
 from edgekit.agent.protocol import JobResult, decode, encode
-from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError
+from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError, TargetError
 from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
 from edgekit.targets import LOCAL, Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
-from edgekit.types import BASELINE, Artifact, InstructionRecord, Job, LatencyRecord, Progress
+from edgekit.types import (
+    BASELINE,
+    Artifact,
+    InstructionRecord,
+    Job,
+    LatencyRecord,
+    ProfileRecord,
+    Progress,
+)
 from edgekit.verbs.count import count_files
 from edgekit.verbs.first_row import first_row
 from edgekit.verbs.locate import Located, locate, of_workspace, runnable
+from edgekit.verbs.profile import profilable, profile_files
 from edgekit.workspace import Workspace
 
 SHORTLY_S, ROUNDS = 0.2, 2
@@ -43,6 +52,8 @@ class BenchResult:
     records: tuple[LatencyRecord, ...] = ()
     counts: tuple[InstructionRecord, ...] = ()
     """What an emulated machine gives instead of times."""
+    profiles: tuple[ProfileRecord, ...] = ()
+    """The operators of each file, where they were asked for."""
     failures: tuple[Failure, ...] = ()
 
 
@@ -64,6 +75,8 @@ def bench(
     rounds: int = 3,
     seconds: float = 1.0,
     baseline: bool = True,
+    profile: bool = False,
+    model_cycles: bool = False,
     progress: Progress = lambda text: None,
 ) -> BenchResult:
     """Time artifacts on a target, interleaved over `rounds` processes each.
@@ -81,10 +94,14 @@ def bench(
         seconds: time measured in each process.
         baseline: also time the Keras model of each workspace, called as a compiled graph; only
             on this machine.
+        profile: after that, also profile each file, in a process of its own: the time by operator.
+        model_cycles: of an emulated machine, also the cycles that a model of its processor gives
+            for these instructions: uncalibrated, and no measurement.
         progress: told in one line what happens.
 
     Raises:
         SourceError: a source is not there, or not a model file.
+        TargetError: the target cannot tell operators, or has no model of cycles, as was asked for.
         BenchFailed: a runtime is missing, or cannot run a file; the others were timed.
     """
     given = [sources] if isinstance(sources, (str, os.PathLike)) else sources
@@ -96,8 +113,14 @@ def bench(
         place = open_target(target, progress)
         stack.callback(place.close)
         found = runnable(found, place, progress)
+        profiled = profilable(found, place, progress) if profile else []
+        if model_cycles and not place.models_cycles:
+            raise TargetError(
+                f"there is no model of the cycles of {place.uri}",
+                hint="take qemu:pi4 or qemu:pi5, or leave --model-cycles out",
+            )
         if place.is_emulated:
-            return _counted(found, place, progress)
+            return _counted(found, place, progress, model_cycles)
         entries: list[_Entry] = []
         if baseline and workspaces and place.uri == LOCAL:
             progress("starting TensorFlow")
@@ -116,6 +139,19 @@ def bench(
             rounds=rounds,
             progress=progress,
         )
+        p50 = {
+            item.path: latency.summarize(r).p50_ns
+            for item, r in zip(found, measured[-len(found) :], strict=True)
+            if isinstance(r, LatencyRecord)
+        }
+        profiles = profile_files(
+            profiled,
+            place,
+            threads=threads,
+            seconds=seconds,
+            medians=[p50.get(item.path) for item in profiled],
+            progress=progress,
+        )
     pairs = list(zip(entries, measured, strict=True))
     timed = [(e, r) for e, r in pairs if isinstance(r, LatencyRecord)]
     for path, workspace in workspaces.items():
@@ -124,15 +160,25 @@ def bench(
     result = BenchResult(
         rows=_rows(timed),
         records=tuple(record for _, record in timed),
-        failures=tuple(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+        profiles=tuple(p for p in profiles if isinstance(p, ProfileRecord)),
+        failures=(
+            *(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+            *(
+                p.failure(f"{item.id}, by operator")
+                for item, p in zip(profiled, profiles, strict=True)
+                if isinstance(p, EdgekitError)
+            ),
+        ),
     )
     if result.failures:
         raise BenchFailed(result)
     return result
 
 
-def _counted(found: Sequence[Located], place: Target, progress: Progress) -> BenchResult:
-    counted = list(zip(found, count_files(found, place, progress), strict=True))
+def _counted(
+    found: Sequence[Located], place: Target, progress: Progress, model: bool
+) -> BenchResult:
+    counted = list(zip(found, count_files(found, place, progress, model=model), strict=True))
     records = [r for _, r in counted if isinstance(r, InstructionRecord)]
     for workspace in {id(w): w for item in found if (w := item.workspace)}.values():
         own = (r for item, r in counted if item.workspace is workspace)
