@@ -44,6 +44,8 @@ class Summary:
     model_memory_bytes: float | None
     """Median over processes: what each grew by loading the model and running it once."""
     samples: int
+    energy_j: float | None = None
+    """Median over processes, of one invocation, where the machine has a meter."""
 
 
 def measure(
@@ -76,6 +78,7 @@ def summarize(record: LatencyRecord) -> Summary:
     samples = [s for t in record.timings for s in t.samples_ns]
     grown = [t.model_memory_bytes for t in record.timings if t.model_memory_bytes is not None]
     peaks = [t.peak_memory_bytes for t in record.timings if t.peak_memory_bytes is not None]
+    joules = [t.energy.joules for t in record.timings if t.energy is not None]
     return Summary(
         artifact=record.artifact,
         p50_ns=stats.percentile(samples, 50),
@@ -86,6 +89,7 @@ def summarize(record: LatencyRecord) -> Summary:
         peak_memory_bytes=max(peaks, default=None),
         model_memory_bytes=stats.median(grown) if grown else None,
         samples=len(samples),
+        energy_j=stats.median(joules) if joules else None,
     )
 
 

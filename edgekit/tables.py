@@ -15,6 +15,7 @@ from edgekit.cells import (
     NOT_VERIFIED,
     counted,
     duration,
+    energy,
     metric_cell,
     metric_name,
     model_name,
@@ -281,6 +282,9 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
     table = new_table(
         "artifact", "size", "p50", "p90", "p99", "spread", "load", "peak memory", "× Keras"
     )
+    measured = any(row.summary.energy_j is not None for row in rows)
+    if measured:
+        table.add_column("energy", justify="right", no_wrap=True)
     several = len({row.workspace for row in rows}) > 1
     for row in rows:
         s = row.summary
@@ -295,6 +299,8 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
             duration(s.load_ns) if s.load_ns else "",
             size(s.peak_memory_bytes) if s.peak_memory_bytes is not None else "",
             times(row.speedup),
+            *([""] if measured and s.energy_j is None else []),
+            *([] if s.energy_j is None else [energy(s.energy_j)]),
         )
     return table
 
@@ -393,6 +399,9 @@ def conditions(records: Sequence[LatencyRecord]) -> list[str]:
             f"{counted(len(first.timings), 'process', 'processes')} each, interleaved",
             ", ".join(runtimes),
         ]
+    meters = sorted({t.energy.meter for r in records for t in r.timings if t.energy})
+    if meters:
+        lines.append(f"energy: {'; '.join(meters)}: all that it feeds, what it takes at rest, too")
     return [*lines, *disturbances(records)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.protocol import (
+    Energy,
     Job,
     JobResult,
     Machine,
@@ -36,6 +37,7 @@ __all__ = [
     "Artifact",
     "Candidate",
     "Code",
+    "Energy",
     "Explanation",
     "Feed",
     "Job",

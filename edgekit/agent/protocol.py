@@ -88,6 +88,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What one invocation takes of all that a meter sees, which a machine at rest takes, too."""
+
+    joules: float
+    meter: str
+
+
+@dataclass(frozen=True)
 class Timing:
     """One process's measurement of one model.
 
@@ -107,6 +115,8 @@ class Timing:
     mapped, the code of the runtime not; None where it cannot be told."""
     busy_fraction: float | None = None
     """Share of the machine's CPU time that other processes used meanwhile."""
+    energy: Energy | None = None
+    """Where the machine has a meter; measured after the times."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from . import machine
+from . import energy, machine
 from .protocol import Job, Signature, Timing
 from .runners import Runner
 from .timing import measure
@@ -66,6 +66,7 @@ def time_first_row(
     memory = _taken(job.artifact, before)
     busy = machine.BusyMeter()
     measured = measure(runner.invoke, job.seconds)
+    busy_fraction = busy.read()
     return Timing(
         samples_ns=measured.samples_ns,
         loops=measured.loops,
@@ -74,7 +75,8 @@ def time_first_row(
         load_ns=load_ns,
         peak_memory_bytes=machine.peak_resident_bytes(),
         model_memory_bytes=memory,
-        busy_fraction=busy.read(),
+        busy_fraction=busy_fraction,
+        energy=energy.measure(runner.invoke, job.seconds),
     )
 
 
