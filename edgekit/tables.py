@@ -369,7 +369,9 @@ def profile_summary(record: ProfileRecord) -> list[str]:
     share = record.operators_ns / record.p50_ns
     lines[0] += f", {duration(record.p50_ns)} else ({share:.0%} of it are operators)"
     if share > 1 + OFF:
-        lines.append("warning: more than the whole: much of this is the time that profiling takes")
+        lines.append(
+            "warning: more than the whole: profiling takes time, or the machine was busier then"
+        )
     elif share < 1 - OFF:
         step = duration(profile.resolution_ns)
         lines.append(

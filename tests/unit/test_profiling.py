@@ -7,9 +7,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import tables
-from edgekit.agent.litert_profiler import _calls, _Event
+from edgekit.agent.litert_profiler import LitertProfiler, _calls, _Event
 from edgekit.agent.profiling import Call, Invocation, _onnx_invocations, summarize
-from edgekit.agent.protocol import Job, OperatorTime, Profile, Runtime
+from edgekit.agent.protocol import Job, OperatorTime, Profile, Runtime, Signature
 from edgekit.errors import RunnerError
 from edgekit.formats import describe
 from edgekit.targets.local import LocalTarget
@@ -17,9 +17,9 @@ from edgekit.types import Machine, ProfileRecord
 from tests.model_files import DATA
 
 
-def profile(path, tmp_path):
+def profile(path, tmp_path, signature=None):
     """By the agent in a process of its own."""
-    signature = describe(path).signature
+    signature = signature or describe(path).signature
     inputs = {}
     for i, spec in enumerate(signature.inputs):
         inputs[spec.name] = str(tmp_path / f"{i}.npy")
@@ -116,6 +116,22 @@ def test_a_loop_of_a_tflite_file(tmp_path):
     assert found["LESS", "subgraph 1, node 0"].calls == steps + 1
     assert found["GATHER", "subgraph 2, node 4"].calls == steps
     assert found["WHILE", "node 1"].calls == 1
+
+
+def test_another_litert_is_not_trusted(monkeypatch):
+    """Nobody promises that its C interface stays."""
+    import ai_edge_litert
+
+    monkeypatch.setattr(ai_edge_litert, "__version__", "2.4.0")
+    with pytest.raises(ValueError, match=r"LiteRT 2\.3\.x only, not 2\.4\.0"):
+        LitertProfiler(str(DATA / "lstm.tflite"), Signature((), ()), 1)
+
+
+def test_a_broken_tflite_file_is_an_error(tmp_path):
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"no model" * 100)
+    with pytest.raises(RunnerError, match=r"cannot run broken\.tflite: LiteRT's Create"):
+        profile(broken, tmp_path, describe(DATA / "lstm.tflite").signature)
 
 
 def test_a_tflite_file_of_free_shape_is_refused(tmp_path):
