@@ -348,7 +348,7 @@ def operators(record: ProfileRecord) -> Table:
     for operator in ranked:
         table.add_row(
             escape(operator.type),
-            escape(_short(operator.name)),
+            escape(_short(operator.name.partition(";")[0])),  # TFLite names all that was joined
             f"{operator.calls:,.10g}",
             duration(operator.ns) if operator.ns else f"< {duration(step)}",
             f"{operator.ns / record.operators_ns:.1%}" if record.operators_ns else "",

@@ -204,6 +204,6 @@ def _calls(events: ctypes.Array[_Event]) -> list[Call]:
 
 
 def _place(graph: int, node: int, starts: int | None) -> str:
-    """Where an operator is: the file's names of tensors are lost when kernels are joined."""
+    """Where an operator is; `litert_names.py` knows better names for some."""
     inside = "" if graph == 0 else f"subgraph {graph}, "
     return f"{inside}{'XNNPACK' if starts is None else 'node'} {node}"

@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,7 @@ def summarize(invocations: Sequence[Invocation], resolution_ns: float) -> Profil
 
 
 def _litert(job: Job, row: Mapping[str, np.ndarray]) -> tuple[Runtime, list[Invocation]]:
+    from .litert_names import names_of, nodes_of
     from .litert_profiler import LitertProfiler
 
     runner = LitertProfiler(job.artifact, job.signature, job.threads)
@@ -98,7 +99,13 @@ def _litert(job: Job, row: Mapping[str, np.ndarray]) -> tuple[Runtime, list[Invo
         ns = _timed(runner.invoke)
         return Invocation(ns, runner.stop())
 
-    return runner.runtime, _repeated(one, job.seconds)[WARMUP:]
+    invocations = _repeated(one, job.seconds)[WARMUP:]
+    kinds = {call.key: call.type for call in invocations[0].calls}
+    names = names_of(kinds, nodes_of(job.artifact))
+    return runner.runtime, [
+        Invocation(each.ns, [replace(c, name=names.get(c.key) or c.name) for c in each.calls])
+        for each in invocations
+    ]
 
 
 def _onnx(job: Job, row: Mapping[str, np.ndarray]) -> tuple[Runtime, list[Invocation]]:

@@ -141,8 +141,9 @@ def test_bench_by_operator(digits):
         assert sum(o["calls"] for o in dense) == 2, name
         assert record["operators_ns"] == pytest.approx(sum(o["ns"] for o in operators), abs=1)
         assert record["p50_ns"] == p50[name]
-    named = " ".join(o["name"] for o in found["fp32.onnx"]["profile"]["operators"])
-    assert "digits_mlp" in named  # the Keras names, where the file has them
+    for name in ("fp32.onnx", "fp32.tflite"):
+        named = " ".join(o["name"] for o in found[name]["profile"]["operators"])
+        assert "digits_mlp" in named  # the Keras names, where the file has them
 
 
 def test_bench_of_files_alone_needs_no_workspace(digits, tmp_path):

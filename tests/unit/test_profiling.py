@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import tables
+from edgekit.agent.litert_names import Node, names_of
 from edgekit.agent.litert_profiler import LitertProfiler, _calls, _Event
 from edgekit.agent.profiling import Call, Invocation, _onnx_invocations, summarize
 from edgekit.agent.protocol import Job, OperatorTime, Profile, Runtime, Signature
@@ -115,7 +116,47 @@ def test_a_loop_of_a_tflite_file(tmp_path):
     steps = 3
     assert found["LESS", "subgraph 1, node 0"].calls == steps + 1
     assert found["GATHER", "subgraph 2, node 4"].calls == steps
-    assert found["WHILE", "node 1"].calls == 1
+    (loop,) = (o for (kind, _), o in found.items() if kind == "WHILE")
+    assert loop.calls == 1
+    assert loop.name.endswith("state_1/while")  # of the layer "state"
+
+
+NODES = [
+    Node(0, "CONV_2D", "stem"),
+    Node(1, "MUL", "scale"),
+    Node(2, "CUMSUM", "sums"),
+    Node(3, "FULLY_CONNECTED", "head"),
+    Node(4, "MUL", "gain"),
+]
+ALONE = {(0, 2): "CUMSUM"}
+
+
+@pytest.mark.parametrize(
+    ("delegated", "names"),
+    [
+        # One part: the products are in their order, whatever else XNNPACK adds.
+        (
+            {(0, -1, 0, b"a"): "Convolution (NHWC)", (0, -1, 1, b"b"): "Static Reshape (NC)"}
+            | {(0, -1, 2, b"c"): "Fully Connected (NC)"},
+            {(0, -1, 0, b"a"): "stem", (0, -1, 2, b"c"): "head"},
+        ),
+        # Two parts, which may run in any order.
+        (
+            {(0, -1, 0, b"a"): "Convolution (NHWC)", (0, 2, 0, b"c"): "Fully Connected (NC)"},
+            {},
+        ),
+        # Joined with another: one of two is left.
+        ({(0, -1, 0, b"a"): "Multiply (ND)"}, {}),
+        # In the body of a loop, of which the main graph says nothing.
+        ({(1, -1, i, b"a"): "Multiply (ND)" for i in range(2)}, {}),
+    ],
+)
+def test_an_operator_of_xnnpack_is_named_where_there_is_no_choice(delegated, names):
+    assert names_of(ALONE | delegated, NODES) == {(0, 2): "sums"} | names
+
+
+def test_a_number_that_is_another_operator_is_not_named():
+    assert names_of({(0, 1): "CUMSUM", (0, 9): "MUL"}, NODES) == {}
 
 
 def test_another_litert_is_not_trusted(monkeypatch):
