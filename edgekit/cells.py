@@ -25,6 +25,11 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def energy(joules: float) -> str:
+    """Joules as µJ, mJ or J with three digits."""
+    return duration(joules * 1e9)[:-1] + "J"
+
+
 def duration(nanoseconds: float) -> str:
     """Nanoseconds as µs, ms or s with three digits."""
     for unit, factor in (("µs", 1e3), ("ms", 1e6), ("s", 1e9)):

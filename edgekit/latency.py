@@ -58,6 +58,8 @@ class Summary:
     """In which it would lie in 95 % of such measurements; None: one process cannot tell."""
     p90_interval_ns: Interval | None = None
     p99_interval_ns: Interval | None = None
+    energy_j: float | None = None
+    """Median over processes, of one invocation, where the machine has a meter."""
 
 
 def measure(
@@ -103,6 +105,7 @@ def summarize(record: LatencyRecord) -> Summary:
     grown = [t.model_memory_bytes for t in record.timings if t.model_memory_bytes is not None]
     peaks = [t.peak_memory_bytes for t in record.timings if t.peak_memory_bytes is not None]
     p50, p90, p99 = _intervals(record.timings)
+    joules = [t.energy.joules for t in record.timings if t.energy is not None]
     return Summary(
         artifact=record.artifact,
         p50_ns=stats.percentile(samples, 50),
@@ -116,6 +119,7 @@ def summarize(record: LatencyRecord) -> Summary:
         p50_interval_ns=p50,
         p90_interval_ns=p90,
         p99_interval_ns=p99,
+        energy_j=stats.median(joules) if joules else None,
     )
 
 

@@ -15,6 +15,7 @@ from edgekit.cells import (
     NOT_VERIFIED,
     counted,
     duration,
+    energy,
     figure,
     give_or_take,
     metric_cell,
@@ -41,7 +42,9 @@ from edgekit.types import (
     InstructionRecord,
     LatencyRecord,
     Machine,
+    OperatorTime,
     ParityRecord,
+    ProfileRecord,
     SearchRecord,
 )
 from edgekit.verbs.bench import BenchRow
@@ -52,6 +55,9 @@ from edgekit.workspace import Workspace
 
 MOST_LAYERS = 12
 LONGEST = 80
+MOST_OPERATORS = 16
+OFF = 0.25
+"""How far the operators of a profile may be off the time that was not profiled, unsaid."""
 
 
 def artifacts(
@@ -286,6 +292,9 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
     table = new_table(
         "artifact", "size", "p50", "p90", "p99", "spread", "load", "peak memory", "× Keras"
     )
+    measured = any(row.summary.energy_j is not None for row in rows)
+    if measured:
+        table.add_column("energy", justify="right", no_wrap=True)
     several = len({row.workspace for row in rows}) > 1
     for row in rows:
         s = row.summary
@@ -300,6 +309,8 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
             duration(s.load_ns) if s.load_ns else "",
             size(s.peak_memory_bytes) if s.peak_memory_bytes is not None else "",
             times(row.speedup),
+            *([""] if measured and s.energy_j is None else []),
+            *([] if s.energy_j is None else [energy(s.energy_j)]),
         )
     return table
 
@@ -307,12 +318,77 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
 def instructions(records: Sequence[InstructionRecord]) -> Table:
     """What one invocation takes on an emulated machine, next to the first of its format."""
     table = new_table("artifact", "instructions", "of the first")
+    modelled = any(record.modelled for record in records)
+    if modelled:
+        for name in ("modelled cycles", "modelled time"):
+            table.add_column(name, justify="right", no_wrap=True)
     first: dict[str, int] = {}
     for record in records:
         count = record.counts[0]
         share = count / first.setdefault(record.artifact.rpartition(".")[2], count)
-        table.add_row(record.artifact, f"{count:,}", f"{share:.2f}")
+        cells = [record.artifact, f"{count:,}", f"{share:.2f}"]
+        if (model := record.modelled) is not None:
+            cells += [f"{model.cycles:,}", duration(model.cycles / model.clock_hz * 1e9)]
+        table.add_row(*cells)
     return table
+
+
+def modelling(records: Sequence[InstructionRecord]) -> list[str]:
+    """What modelled cycles are, and what they leave out."""
+    models = [record.modelled for record in records if record.modelled is not None]
+    if not models:
+        return []
+    first, least = models[0], min(model.coverage for model in models)
+    return [
+        f"cycles and times are {first.label}: {first.tool}, core {first.core}, at "
+        f"{first.clock_hz / 1e9:.1f} GHz, on {least:.1%} of the instructions or more; with perfect "
+        "caches and branch prediction, and blocks one after the other"
+    ]
+
+
+def operators(record: ProfileRecord) -> Table:
+    """The operators of a file, the longest first, and all small ones in a line."""
+    table = new_table("operator", "name", "calls", "time", "share", left=(1,))
+    step = record.profile.resolution_ns
+    ranked = sorted(record.profile.operators, key=lambda o: -o.ns)
+    if len(ranked) > MOST_OPERATORS:
+        ranked, tail = ranked[: MOST_OPERATORS - 1], ranked[MOST_OPERATORS - 1 :]
+        rest = (sum(o.calls for o in tail), sum(o.ns for o in tail))
+        ranked.append(OperatorTime(f"{len(tail)} others", "", *rest))
+    for operator in ranked:
+        table.add_row(
+            escape(operator.type),
+            escape(_short(operator.name.partition(";")[0])),  # TFLite names all that was joined
+            f"{operator.calls:,.10g}",
+            duration(operator.ns) if operator.ns else f"< {duration(step)}",
+            f"{operator.ns / record.operators_ns:.1%}" if record.operators_ns else "",
+        )
+    return table
+
+
+def profile_summary(record: ProfileRecord) -> list[str]:
+    """What a profile is of, beside the time that is not profiled, and what is wrong with it."""
+    profile = record.profile
+    lines = [
+        f"{record.artifact} by operator: {duration(record.operators_ns)} in all, "
+        f"mean of {counted(profile.invocations, 'invocation')}; "
+        f"one takes {duration(profile.invocation_ns)} while it is profiled"
+    ]
+    if record.p50_ns is None:
+        return lines
+    share = record.operators_ns / record.p50_ns
+    lines[0] += f", {duration(record.p50_ns)} else ({share:.0%} of it are operators)"
+    if share > 1 + OFF:
+        lines.append(
+            "warning: more than the whole: profiling takes time, or the machine was busier then"
+        )
+    elif share < 1 - OFF:
+        step = duration(profile.resolution_ns)
+        lines.append(
+            f"warning: not the whole: calls are cut to whole steps of {step}, or the rest is "
+            "between operators"
+        )
+    return lines
 
 
 def machine(place: Machine) -> str:
@@ -335,6 +411,9 @@ def conditions(records: Sequence[LatencyRecord]) -> list[str]:
             f"{counted(len(first.timings), 'process', 'processes')} each, interleaved",
             ", ".join(runtimes),
         ]
+    meters = sorted({t.energy.meter for r in records for t in r.timings if t.energy})
+    if meters:
+        lines.append(f"energy: {'; '.join(meters)}: all that it feeds, what it takes at rest, too")
     return [*lines, *disturbances(records)]
 
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.protocol import (
     Conditions,
+    Energy,
     Job,
     JobResult,
     Machine,
+    ModelledCycles,
+    OperatorTime,
+    Profile,
     Runtime,
     Signature,
     TensorSpec,
@@ -35,6 +39,7 @@ __all__ = [
     "Candidate",
     "Code",
     "Conditions",
+    "Energy",
     "Explanation",
     "Feed",
     "Job",
@@ -42,8 +47,12 @@ __all__ = [
     "LatencyRecord",
     "LayerError",
     "Machine",
+    "ModelledCycles",
+    "OperatorTime",
     "OutputParity",
     "ParityRecord",
+    "Profile",
+    "ProfileRecord",
     "Progress",
     "Pruning",
     "Quantization",
@@ -417,5 +426,26 @@ class InstructionRecord:
     """Rows per invocation (the batch)."""
     counts: tuple[int, ...]
     """Of one invocation after the other; the k-th of two measurements can be compared."""
+    runtime: Runtime
+    machine: Machine
+    modelled: ModelledCycles | None = None
+    """Of the first of these counts, where it was asked for."""
+
+
+@dataclass(frozen=True)
+class ProfileRecord:
+    """The operators of one artifact on one machine, in a run of its own: profiling costs time."""
+
+    artifact: str
+    sha256: str
+    target: str
+    threads: int
+    rows: int
+    """Rows per invocation (the batch)."""
+    profile: Profile
+    operators_ns: float
+    """All operators together."""
+    p50_ns: float | None
+    """One invocation when nobody asks for operators: what `operators_ns` is to be held against."""
     runtime: Runtime
     machine: Machine

@@ -13,6 +13,7 @@ import time
 from . import conditions, machine
 from .arrays import load_arrays, save_arrays
 from .counting import mark_first_row
+from .profiling import profile_first_row
 from .protocol import Job, JobResult, decode, encode
 from .rows import run_rows, time_first_row
 from .runners import load_runtime, open_runner
@@ -21,6 +22,9 @@ from .runners import load_runtime, open_runner
 def execute(job: Job) -> JobResult:
     """Carry out `job` in this process."""
     feed = load_arrays(job.inputs)
+    if job.action == "profile":
+        runtime, profile = profile_first_row(job, feed)
+        return JobResult(runtime, machine.describe(), profile=profile)
     load_runtime(job.format)
     before = machine.allocated_bytes()
     start = time.perf_counter_ns()
@@ -29,7 +33,7 @@ def execute(job: Job) -> JobResult:
     if job.action == "run":
         outputs = run_rows(runner, job.signature, feed)
         return JobResult(runner.runtime, machine.describe(), outputs=save_arrays(outputs, job.out))
-    if job.action == "count":
+    if job.action in ("count", "model"):
         mark_first_row(runner, job, feed)
         return JobResult(runner.runtime, machine.describe())
     cool = conditions.read()

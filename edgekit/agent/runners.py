@@ -108,10 +108,16 @@ def _by_native(
 class OnnxRunner:
     """ONNX Runtime on its CPU provider."""
 
-    def __init__(self, path: str, signature: Signature, threads: int) -> None:
+    def __init__(
+        self, path: str, signature: Signature, threads: int, profile: str | None = None
+    ) -> None:
+        """Load `path`; `profile` is how the file begins that the times of operators go to."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -141,6 +147,10 @@ class OnnxRunner:
     def read(self) -> dict[str, np.ndarray]:
         pairs = zip(self._specs.outputs, self._results, strict=True)
         return {spec.name: dequantize(value, spec) for spec, value in pairs}
+
+    def end_profiling(self) -> str:
+        """The file that the times of operators are in, now complete."""
+        return str(self._session.end_profiling())
 
 
 def quantize(value: np.ndarray, spec: TensorSpec) -> np.ndarray:

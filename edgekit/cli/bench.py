@@ -44,6 +44,16 @@ if TYPE_CHECKING:
 @click.option(
     "--pin", is_flag=True, help="Keep each process on as many cores as it has threads (Linux)."
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Also the time by operator, in a run of its own.",
+)
+@click.option(
+    "--model-cycles",
+    is_flag=True,
+    help="On qemu:pi4 and qemu:pi5, also modelled cycles (uncalibrated, no measurement).",
+)
 @options.json_option
 @options.reports_errors
 def bench(
@@ -54,6 +64,8 @@ def bench(
     seconds: float,
     baseline: bool,
     pin: bool,
+    profile: bool,
+    model_cycles: bool,
     as_json: bool,
 ) -> None:
     """Time artifacts side by side with the Keras model.
@@ -73,6 +85,8 @@ def bench(
                 seconds=seconds,
                 baseline=baseline,
                 pin=pin,
+                profile=profile,
+                model_cycles=model_cycles,
                 progress=progress,
             )
     except BenchFailed as e:
@@ -91,8 +105,13 @@ def _print(result: BenchResult) -> None:
     if result.counts:
         options.print_table(tables.instructions(result.counts))
         click.echo(f"exact counts of one invocation on {result.counts[0].machine.cpu}: no times")
+        for line in tables.modelling(result.counts):
+            click.echo(line)
     else:
         options.print_table(tables.latencies(result.rows))
     for line in tables.conditions(result.records):
         click.echo(line)
+    for record in result.profiles:
+        click.echo("\n".join(("", *tables.profile_summary(record))))
+        options.print_table(tables.operators(record))
     options.print_failures(result.failures)

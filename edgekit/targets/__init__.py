@@ -25,8 +25,12 @@ class Target(Protocol):
     uri: str
     formats: tuple[str, ...]
     """What it has runtimes for."""
+    profiles: tuple[str, ...]
+    """Formats whose runtimes there tell the times of operators."""
     is_emulated: bool
     """Its times say nothing; it counts instructions."""
+    models_cycles: bool
+    """There is a model of its processor, which makes cycles of them."""
 
     def machine(self) -> Machine: ...
 

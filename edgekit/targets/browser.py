@@ -64,7 +64,10 @@ class BrowserTarget:
     `notify` is told, in `browser:listen`, where to open the page.
     """
 
+    # Of LiteRT.js and of ONNX Runtime Web on WebAssembly none can be asked for.
+    profiles: tuple[str, ...] = ("tfjs",)
     is_emulated = False
+    models_cycles = False
 
     def __init__(self, uri: str, notify: Callable[[str], None] | None = None) -> None:
         self.uri = uri

@@ -15,7 +15,9 @@ class LocalTarget:
 
     uri = LOCAL
     formats: tuple[str, ...] = FORMATS
+    profiles: tuple[str, ...] = FORMATS
     is_emulated = False
+    models_cycles = False
 
     def machine(self) -> Machine:
         return machine.describe()
@@ -26,7 +28,7 @@ class LocalTarget:
         Raises:
             TargetError: `job` is to be counted.
         """
-        if job.action == "count":
+        if job.action in ("count", "model"):
             raise TargetError(
                 f"{LOCAL} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
             )

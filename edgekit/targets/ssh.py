@@ -46,7 +46,9 @@ class SshTarget:
     """The machine behind ssh://[USER@]HOST[:PORT]; HOST may be a name of the user's ssh config."""
 
     formats: tuple[str, ...] = tuple(PACKAGES)
+    profiles: tuple[str, ...] = tuple(PACKAGES)
     is_emulated = False
+    models_cycles = False
 
     def __init__(self, uri: str) -> None:
         """Open `uri`; the connection is made when it is needed.
@@ -106,7 +108,7 @@ class SshTarget:
                 f"{self.uri} runs {' and '.join(self.formats)}, not {job.format}",
                 hint="take the target local",
             )
-        if job.action == "count":
+        if job.action in ("count", "model"):
             raise TargetError(
                 f"{self.uri} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
             )

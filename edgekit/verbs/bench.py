@@ -16,10 +16,20 @@ from edgekit.latency import Subject, Summary
 from edgekit.processes import pinned
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
-from edgekit.types import BASELINE, LOCAL, Artifact, InstructionRecord, Job, LatencyRecord, Progress
+from edgekit.types import (
+    BASELINE,
+    LOCAL,
+    Artifact,
+    InstructionRecord,
+    Job,
+    LatencyRecord,
+    ProfileRecord,
+    Progress,
+)
 from edgekit.verbs.count import count_files
 from edgekit.verbs.first_row import first_row
 from edgekit.verbs.locate import Located, locate, of_workspace, runnable
+from edgekit.verbs.profile import profilable, profile_files
 from edgekit.workspace import Workspace
 
 SHORTLY_S, ROUNDS = 0.1, 4
@@ -44,6 +54,8 @@ class BenchResult:
     records: tuple[LatencyRecord, ...] = ()
     counts: tuple[InstructionRecord, ...] = ()
     """What an emulated machine gives instead of times."""
+    profiles: tuple[ProfileRecord, ...] = ()
+    """The operators of each file, where they were asked for."""
     failures: tuple[Failure, ...] = ()
 
 
@@ -66,6 +78,8 @@ def bench(
     seconds: float = 0.3,
     baseline: bool = True,
     pin: bool = False,
+    profile: bool = False,
+    model_cycles: bool = False,
     progress: Progress = lambda text: None,
 ) -> BenchResult:
     """Time artifacts on a target, interleaved over `rounds` processes each.
@@ -84,11 +98,15 @@ def bench(
         baseline: also time the Keras model of each workspace, called as a compiled graph; only
             on this machine.
         pin: keep each process on as many cores as it has threads; only on this machine.
+        profile: after that, also profile each file, in a process of its own: the time by operator.
+        model_cycles: of an emulated machine, also the cycles that a model of its processor gives
+            for these instructions: uncalibrated, and no measurement.
         progress: told in one line what happens.
 
     Raises:
         SourceError: a source is not there, or not a model file.
-        TargetError: only processes of this machine can be pinned.
+        TargetError: only processes of this machine can be pinned; the target cannot tell operators,
+            or has no model of cycles, as was asked for.
         BenchFailed: a runtime is missing, or cannot run a file; the others were timed.
     """
     if pin and target != LOCAL:
@@ -104,8 +122,14 @@ def bench(
         place = open_target(target, progress)
         stack.callback(place.close)
         found = runnable(found, place, progress)
+        profiled = profilable(found, place, progress) if profile else []
+        if model_cycles and not place.models_cycles:
+            raise TargetError(
+                f"there is no model of the cycles of {place.uri}",
+                hint="take qemu:pi4 or qemu:pi5, or leave --model-cycles out",
+            )
         if place.is_emulated:
-            return _counted(found, place, progress)
+            return _counted(found, place, progress, model_cycles)
         entries: list[_Entry] = []
         if baseline and workspaces and place.uri == LOCAL:
             progress("starting TensorFlow")
@@ -125,6 +149,19 @@ def bench(
             progress=progress,
             pinned=pin,
         )
+        p50 = {
+            item.path: latency.summarize(r).p50_ns
+            for item, r in zip(found, measured[-len(found) :], strict=True)
+            if isinstance(r, LatencyRecord)
+        }
+        profiles = profile_files(
+            profiled,
+            place,
+            threads=threads,
+            seconds=seconds,
+            medians=[p50.get(item.path) for item in profiled],
+            progress=progress,
+        )
     pairs = list(zip(entries, measured, strict=True))
     timed = [(e, r) for e, r in pairs if isinstance(r, LatencyRecord)]
     for path, workspace in workspaces.items():
@@ -133,15 +170,25 @@ def bench(
     result = BenchResult(
         rows=_rows(timed),
         records=tuple(record for _, record in timed),
-        failures=tuple(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+        profiles=tuple(p for p in profiles if isinstance(p, ProfileRecord)),
+        failures=(
+            *(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+            *(
+                p.failure(f"{item.id}, by operator")
+                for item, p in zip(profiled, profiles, strict=True)
+                if isinstance(p, EdgekitError)
+            ),
+        ),
     )
     if result.failures:
         raise BenchFailed(result)
     return result
 
 
-def _counted(found: Sequence[Located], place: Target, progress: Progress) -> BenchResult:
-    counted = list(zip(found, count_files(found, place, progress), strict=True))
+def _counted(
+    found: Sequence[Located], place: Target, progress: Progress, model: bool
+) -> BenchResult:
+    counted = list(zip(found, count_files(found, place, progress, model=model), strict=True))
     records = [r for _, r in counted if isinstance(r, InstructionRecord)]
     for workspace in {id(w): w for item in found if (w := item.workspace)}.values():
         own = (r for item, r in counted if item.workspace is workspace)

@@ -123,6 +123,16 @@ def test_a_time_comes_with_its_samples(chromium, jobs, artifact):
     assert result.warnings == ()
 
 
+def test_operators_are_told_by_tfjs_alone(chromium, jobs):
+    found = chromium.execute(timed(jobs["fp32.tfjs"], action="profile")).profile
+    dense = [o for o in found.operators if "MatMul" in o.type]
+    assert sum(o.calls for o in dense) == 2
+    assert found.resolution_ns >= 1000  # of a page's clock
+    for artifact in ("fp32.tflite", "fp32.onnx"):
+        with pytest.raises(RunnerError, match="tells no times of operators here"):
+            chromium.execute(timed(jobs[artifact], action="profile"))
+
+
 def test_threads_are_not_claimed_where_they_did_not_run(chromium, jobs):
     result = chromium.execute(timed(jobs["fp32.tfjs"], threads=64))
     assert "thread" in result.runtime.backend

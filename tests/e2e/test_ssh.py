@@ -108,6 +108,10 @@ def test_an_arm_board(raspberry_pi, connect, jobs):
     assert timed.machine.arch == "aarch64"
     assert timed.runtime.backend == "cpu, XNNPACK"
     assert len(timed.timing.samples_ns) >= 5
+    # LiteRT's C interface is the same there.
+    found = target.execute(dataclasses.replace(job, action="profile", seconds=0.1)).profile
+    assert sum("Fully Connected" in o.type for o in found.operators) == 2
+    assert all(o.calls == 1 for o in found.operators)
     here, there = outputs(LocalTarget(), jobs["fp32.onnx"]), outputs(target, jobs["fp32.onnx"])
     for name, value in here.items():
         assert np.abs(there[name] - value).max() <= 1e-6 * np.abs(value).max()

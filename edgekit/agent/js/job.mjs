@@ -9,6 +9,7 @@
 //   showRows, showSamples   optional: see rows.mjs and timing.mjs
 
 import {decodeNpy} from './npy.mjs';
+import {profile} from './profiling.mjs';
 import {firstBatch, runRows} from './rows.mjs';
 import {measure} from './timing.mjs';
 
@@ -19,7 +20,7 @@ export async function execute(job, host) {
   if (job.version !== PROTOCOL_VERSION) {
     throw new Error(`protocol version ${job.version}, this agent speaks ${PROTOCOL_VERSION}`);
   }
-  if (!['run', 'time'].includes(job.action)) throw new Error(`unknown action ${job.action}`);
+  if (!['run', 'time', 'profile'].includes(job.action)) throw new Error(`unknown action ${job.action}`);
   const runner = await host.open(job);
   const feed = await readFeed(job.inputs, host);
   await runner.load(await host.model(job), firstBatch(job.signature, feed), job);
@@ -29,6 +30,7 @@ export async function execute(job, host) {
     machine: await host.machine(),
     outputs: {},
     timing: null,
+    profile: null,
     version: PROTOCOL_VERSION,
   };
   if (job.action === 'run') {
@@ -36,6 +38,8 @@ export async function execute(job, host) {
       await runRows(runner, job.signature, feed, host.showRows),
       job,
     );
+  } else if (job.action === 'profile') {
+    result.profile = await profile(runner, job.seconds ?? 1);
   } else {
     result.timing = await timeFirstRow(runner, job.seconds ?? 1, host);
   }

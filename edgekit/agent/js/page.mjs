@@ -4,6 +4,7 @@
 import {drawSamples, percentile} from './chart.mjs';
 import {describeBrowser, describeMachine} from './machine.mjs';
 
+const ACTIONS = {run: 'running all rows', time: 'timing', profile: 'timing operators'};
 const RUNTIMES = {tfjs: 'TensorFlow.js', onnx: 'ONNX Runtime Web', tflite: 'LiteRT.js'};
 const ROOT = new URL('../', import.meta.url);
 const ID = Array.from(crypto.getRandomValues(new Uint8Array(8)), (n) => n.toString(16)).join('');
@@ -39,7 +40,7 @@ function begin(job) {
   say('working', 'loading');
   const threads = job.threads > 1 ? `, ${job.threads} threads` : '';
   at('name').textContent = job.name;
-  at('action').textContent = job.action === 'time' ? 'timing' : 'running all rows';
+  at('action').textContent = ACTIONS[job.action];
   at('runtime').textContent = `${RUNTIMES[job.format]}, ${job.backend}${threads}`;
   at('figures').replaceChildren();
   at('progress').hidden = false;
@@ -67,7 +68,7 @@ function end(answer) {
   at('progress').hidden = true;
   const url = new URL(`jobs/${current.id}/answer`, ROOT);
   fetch(url, {method: 'POST', body: JSON.stringify(answer)}).catch(console.error);
-  const {error, timing, runtime} = answer;
+  const {error, timing, profile, runtime} = answer;
   if (runtime) at('runtime').textContent = `${RUNTIMES[current.format]} ${runtime.version}, ${runtime.backend}`;
   let result;
   if (error) {
@@ -76,6 +77,10 @@ function end(answer) {
   } else if (timing) {
     showSamples(timing.samples_ns, timing.load_ns);
     result = time(percentile(timing.samples_ns, 50));
+  } else if (profile) {
+    const longest = profile.operators.reduce((a, b) => (a.ns > b.ns ? a : b));
+    showFigures([['longest operator', `${longest.type} ${longest.name}`, 'wide']]);
+    result = 'by operator';
   } else {
     showFigures([['all rows', 'run and sent back to be compared', 'wide']]);
     result = 'run';

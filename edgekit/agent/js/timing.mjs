@@ -69,7 +69,7 @@ async function warmUp(runner, seconds, shortest) {
 }
 
 /** The clock's smallest step in nanoseconds, among a few. */
-function clockStep() {
+export function clockStep() {
   let smallest = Infinity;
   for (let i = 0; i < 5; i++) {
     const start = performance.now();
