@@ -62,6 +62,8 @@ class Machine:
     memory_bytes: int
     os: str
     governor: str | None = None
+    accelerator: str | None = None
+    """The GPU that computed, where one did."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Job:
     `time`: the first row again and again; only the invocation is timed.
     `count`: the first row a few times, each marked for the emulator, which counts instructions.
     `inputs` maps Keras names to .npy files; all files have the same number of rows.
+    `accelerator`: None is the CPU; "gpu" any GPU, "cuda", "tensorrt" and "webgpu" by that way only.
     """
 
     action: Literal["run", "time", "count"]
@@ -82,6 +85,7 @@ class Job:
     out: str
     threads: int = 1
     seconds: float = 1.0
+    accelerator: str | None = None
     version: int = PROTOCOL_VERSION
 
 

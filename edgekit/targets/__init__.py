@@ -10,6 +10,7 @@ from edgekit.types import Job, JobResult, Machine, Progress
 LOCAL = "local"
 KNOWN = (
     LOCAL,
+    "gpu",
     "browser",
     "browser:firefox",
     "browser:listen",
@@ -47,7 +48,7 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
     """The target that `uri` names.
 
     Args:
-        uri: "local", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
+        uri: "local", "gpu", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
             "ssh://USER@HOST".
         notify: told what the user has to do, as where to open a page.
 
@@ -55,6 +56,10 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
         TargetError: there is no such target.
     """
     kind = uri.partition(":")[0].partition("?")[0]
+    if kind == "gpu":
+        from edgekit.targets.gpu import GpuTarget
+
+        return GpuTarget(uri)
     if uri == LOCAL:
         from edgekit.targets.local import LocalTarget
 
