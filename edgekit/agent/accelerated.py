@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -219,33 +219,34 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _native_log() -> Iterator[_Log]:
     """What native code writes to stderr meanwhile; it goes there afterwards."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        real = os.dup(2)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        log, real = _Log(file), os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield _Log(file.fileno())
+            yield log
         finally:
             os.dup2(real, 2)
             os.close(real)
-            file.seek(0)
-            os.write(2, file.read())
+            print(log.read(), end="", file=sys.stderr, flush=True)
 
 
 class _Log:
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def read(self) -> str:
-        """All so far."""
-        return os.pread(self._file, 1 << 20, 0).decode(errors="replace")
+        """All so far; what is written next comes behind it."""
+        self._file.seek(0)
+        return self._file.read().decode(errors="replace")
 
 
 def _reason(log: str, error: str) -> str:
     """Why LiteRT refuses a model: what it logs says more than its error."""
     refused = re.findall(r"not supported by GPU delegate:\n((?:[A-Z0-9_]+: .*\n)+)", log)
     if refused:
-        lines = dict.fromkeys(line.strip() for part in refused for line in part.splitlines())
-        return f"a part would be left to the CPU: {'; '.join(lines)}"
+        lines = list(dict.fromkeys(line.strip() for part in refused for line in part.splitlines()))
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        return f"a part would be left to the CPU: {'; '.join(lines[:3])}{more}"
     if "dynamic-sized tensors" in log:
         return "tensors of varying size do not run on the GPU"
     if "No adapters found" in log:

@@ -1,6 +1,6 @@
 """Which GPUs are here, asked of their drivers: Vulkan's, on which WebGPU stands, and CUDA's.
 
-`python -m edgekit.agent.adapters` prints that as JSON. A driver can crash the process that loads
+`python -m edgekit.agent.adapters` prints that as JSON in its last line. A driver can crash the process that loads
 it, so a host asks in another one.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -166,4 +165,4 @@ def _asked(ask: Callable[[], tuple[Adapter, ...]]) -> tuple[tuple[Adapter, ...],
 
 
 if __name__ == "__main__":
-    json.dump(asdict(find()), sys.stdout)
+    print("\n" + json.dumps(asdict(find())))  # in a line of its own: drivers print, too

@@ -206,12 +206,14 @@ def _ask(env: dict[str, str]) -> Adapters:
     if done.returncode != 0:
         reason = f"asking the drivers {describe_exit(done.returncode)}"
         return Adapters(no_vulkan=reason, no_cuda=reason)
-    return decode(Adapters, json.loads(done.stdout))
+    return decode(Adapters, json.loads(done.stdout.splitlines()[-1]))
 
 
 def _hint(job: Job, message: str) -> str | None:
+    if "varying size" in message:
+        return "export with --batch 1"
     if "to the CPU" not in message:
         return None
     if "QuantizeLinear" in message:
-        return "int8 ONNX files are for CPUs: take fp32 or fp16, or int8.tflite"
+        return "quantized ONNX files are for CPUs: take fp32 or fp16, or int8.tflite"
     return f"this {job.format} file is for --target local"
