@@ -1,7 +1,7 @@
 """Which GPUs are here, asked of their drivers: Vulkan's, on which WebGPU stands, and CUDA's.
 
-`python -m edgekit.agent.adapters` prints that as JSON in its last line. A driver can crash the process that loads
-it, so a host asks in another one.
+`python -m edgekit.agent.adapters` prints that as JSON in its last line. A driver can crash the
+process that loads it, so a host asks in another one.
 """
 
 from __future__ import annotations
