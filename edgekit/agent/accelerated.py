@@ -125,7 +125,7 @@ class OnnxGpuRunner(OnnxRunner):
         if backend != provider:  # asked again, after loading
             raise RuntimeError(f"{provider} was asked for, and {backend} runs it")
         found = self._adapters()
-        self.adapter = " or ".join(dict.fromkeys(a.name for a in found)) or None
+        self.adapter = adapters.fastest(found)
         self.runtime = replace(self.runtime, backend=adapters.label(backend, found))
 
     def _open(self, path: str, options: Any) -> Any:
@@ -138,11 +138,10 @@ class OnnxGpuRunner(OnnxRunner):
             raise
 
     def _adapters(self) -> tuple[Adapter, ...]:
-        """On which the session runs, as far as that is told."""
+        """Those that the provider chooses from; CUDA tells which it took."""
         known = adapters.find()
         if self._provider == PROVIDERS["webgpu"]:
-            best = max((a.rank for a in known.vulkan), default=0)
-            return tuple(a for a in known.vulkan if a.rank == best)
+            return known.vulkan
         options = self._session.get_provider_options().get(self._provider, {})
         return known.cuda[int(options.get("device_id", 0)) :][:1]
 

@@ -57,12 +57,20 @@ def named(name: str, *, on_cpu: bool, rank: int = 3) -> Adapter:
     return Adapter(name, rank=rank)
 
 
+def fastest(adapters: Sequence[Adapter]) -> str | None:
+    """The name of the adapter that is taken; of several as fast ones it is not told which."""
+    return " or ".join(dict.fromkeys(a.name for a in _fastest(adapters))) or None
+
+
 def label(backend: str, adapters: Sequence[Adapter]) -> str:
-    """A back end with the adapter it runs on: the fastest of `adapters`, or those that may be."""
-    best = [a for a in adapters if a.rank == max(a.rank for a in adapters)]
-    words = " or ".join(dict.fromkeys(a.name for a in best)) or "adapter not told"
-    marked = f"{words}; {SOFTWARE}" if any(a.is_software for a in best) else words
+    """A back end with the `fastest` of `adapters`."""
+    words = fastest(adapters) or "adapter not told"
+    marked = f"{words}; {SOFTWARE}" if any(a.is_software for a in _fastest(adapters)) else words
     return f"{backend} ({marked})"
+
+
+def _fastest(adapters: Sequence[Adapter]) -> list[Adapter]:
+    return [a for a in adapters if a.rank == max(b.rank for b in adapters)]
 
 
 def vulkan_adapters() -> tuple[Adapter, ...]:
@@ -90,7 +98,7 @@ def vulkan_adapters() -> tuple[Adapter, ...]:
 
 
 def cuda_adapters() -> tuple[Adapter, ...]:
-    """CUDA's devices, in its order.
+    """CUDA's devices, in its order, which is fastest first.
 
     Raises:
         NoDriver: NVIDIA's driver is not installed, or finds no device.
@@ -107,7 +115,7 @@ def cuda_adapters() -> tuple[Adapter, ...]:
         device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
         cuda.cuDeviceGet(ctypes.byref(device), ordinal)
         cuda.cuDeviceGetName(name, len(name), device)
-        found.append(Adapter(name.value.decode(errors="replace")))
+        found.append(Adapter(name.value.decode(errors="replace"), rank=-ordinal))
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from edgekit.agent import machine
-from edgekit.agent.adapters import Adapter, Adapters, label
+from edgekit.agent.adapters import Adapter, Adapters, fastest, label
 from edgekit.agent.protocol import decode
 from edgekit.errors import MissingDependency, RunnerError, TargetError
 from edgekit.processes import describe_exit
@@ -60,8 +60,7 @@ class GpuTarget:
 
     def machine(self) -> Machine:
         """This one, with the GPU that ONNX files run on."""
-        found = self._adapters("onnx")
-        return dataclasses.replace(machine.describe(), accelerator=found[0].name if found else None)
+        return dataclasses.replace(machine.describe(), accelerator=fastest(self._adapters("onnx")))
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.

@@ -222,6 +222,12 @@ class TestDrivers:
         manifest.write_text(json.dumps({"file_format_version": "1.0.0", "ICD": icd}))
         return str(manifest)
 
+    def compile(self, library, source):
+        skip_without(shutil.which("cc") is not None, "a compiler", "apt install gcc libc6-dev")
+        command = ["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"]
+        subprocess.run(command, input=source, text=True, check=True)
+        return library
+
     def test_none_is_an_error_with_the_next_step(self, jobs, afresh):
         afresh.setenv("VK_DRIVER_FILES", NONE)
         afresh.setenv("VK_ICD_FILENAMES", NONE)
@@ -235,10 +241,10 @@ class TestDrivers:
             assert all("apt install" in r.missing for r in known.runtimes)
 
     def test_one_that_crashes_is_an_error(self, jobs, afresh, tmp_path):
-        skip_without(shutil.which("cc") is not None, "a compiler", "apt install gcc libc6-dev")
-        source, library = tmp_path / "crash.c", tmp_path / "crash.so"
-        source.write_text("#include <stdlib.h>\n__attribute__((constructor)) void f() {abort();}")
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+        library = self.compile(
+            tmp_path / "crash.so",
+            "#include <stdlib.h>\n__attribute__((constructor)) void f() {abort();}",
+        )
         manifest = self.add(tmp_path, "crash", library)
         afresh.setenv("VK_DRIVER_FILES", manifest)
         afresh.setenv("VK_ICD_FILENAMES", manifest)
@@ -246,6 +252,25 @@ class TestDrivers:
             GpuTarget("gpu?backend=webgpu").execute(jobs["fp32.onnx"])
         with pytest.raises(RunnerError, match=r"was killed by SIGABRT on fp32\.tflite"):
             ask(jobs["fp32.tflite"], "gpu", VK_DRIVER_FILES=manifest, VK_ICD_FILENAMES=manifest)
+
+    def test_that_of_nvidia_decides_for_cuda(self, afresh, tmp_path):
+        """Played by a library that has its functions, and two devices."""
+        self.compile(
+            tmp_path / "libcuda.so.1",
+            "#include <stdio.h>\n"
+            "int cuInit(unsigned flags) {return 0;}\n"
+            "int cuDeviceGetCount(int *count) {*count = 2; return 0;}\n"
+            "int cuDeviceGet(int *device, int ordinal) {*device = ordinal + 40; return 0;}\n"
+            "int cuDeviceGetName(char *name, int size, int device)"
+            '{snprintf(name, size, "NVIDIA RTX %d", device); return 0;}\n',
+        )
+        afresh.setenv("LD_LIBRARY_PATH", str(tmp_path))
+        target = GpuTarget("gpu")
+        assert target.description() == "CUDA (NVIDIA RTX 40)"
+        assert target.machine().accelerator == "NVIDIA RTX 40"
+        assert target.packages() is CUDA
+        assert [a.name for a in gpu._drivers()[0].cuda] == ["NVIDIA RTX 40", "NVIDIA RTX 41"]
+        assert GpuTarget("gpu?backend=webgpu").packages() is WEBGPU
 
     def test_software_is_hidden_where_there_is_a_gpu(self, afresh, tmp_path):
         skip_without(MOCK.is_file(), "Chromium's mock driver", SOFTWARE_DRIVER)
