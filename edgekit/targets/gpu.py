@@ -95,7 +95,7 @@ class GpuTarget:
 
             return importlib.metadata.version("ai-edge-litert")
         packages = self.packages()
-        packages.require()
+        packages.require(self.uri)
         return packages.version()
 
     def packages(self) -> Packages:
@@ -151,7 +151,7 @@ class GpuTarget:
     def _environment(self, form: str) -> dict[str, str]:
         env = {**os.environ, **_drivers()[1]}
         if form == "onnx":
-            path = (str(self.packages().require()), os.environ.get("PYTHONPATH", ""))
+            path = (str(self.packages().require(self.uri)), os.environ.get("PYTHONPATH", ""))
             env["PYTHONPATH"] = os.pathsep.join(p for p in path if p)
         return env
 

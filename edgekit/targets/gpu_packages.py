@@ -8,10 +8,9 @@ nowhere: the process that computes on a GPU gets the folder first on its path, a
 
 from __future__ import annotations
 
-import subprocess
+import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import platformdirs
 
 from edgekit.errors import MissingDependency
 from edgekit.targets.agent_process import digest
+from edgekit.targets.preparing import publish, run
 from edgekit.types import Progress
 
 PREPARE = "edgekit targets prepare gpu"
@@ -40,15 +40,18 @@ class Packages:
         found = digest({"python": str(sys.implementation.cache_tag).encode(), "wheels": pins})
         return Path(platformdirs.user_cache_path("edgekit")) / f"gpu-{found}"
 
-    def require(self) -> Path:
-        """The prepared `folder()`.
+    def require(self, uri: str) -> Path:
+        """The prepared `folder()`, for the target `uri`.
 
         Raises:
             MissingDependency: nothing is prepared.
         """
         folder = self.folder()
         if not folder.is_dir():
-            raise MissingDependency(f"{self.name} is not in {folder}", hint=f"run: {PREPARE}")
+            raise MissingDependency(
+                f"{self.name} is not in {folder}",
+                hint=f"run: edgekit targets prepare {shlex.quote(uri)}",
+            )
         return folder
 
     def version(self) -> str:
@@ -70,15 +73,12 @@ class Packages:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="gpu-new-") as parent:
             fresh = Path(parent, "site")
-            pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
             wheels = ["--no-deps", "--no-compile", "--only-binary=:all:", "--target", str(fresh)]
-            _python([*pip, *wheels, "--requirement", str(self.requirements)])
-            _python(["-P", "-c", _CHECK, str(fresh), self.provider])
-            try:
-                fresh.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster
-                    raise
+            run([*pip, *wheels, "--requirement", self.requirements], again=PREPARE)
+            check = [sys.executable, "-P", "-c", _CHECK, str(fresh), self.provider]
+            run(check, again=PREPARE)
+            publish(fresh, folder)
         return folder
 
 
@@ -103,16 +103,3 @@ import onnxruntime
 assert onnxruntime.__file__.startswith(sys.argv[1]), onnxruntime.__file__
 assert sys.argv[2] in onnxruntime.get_available_providers()
 """
-
-
-def _python(arguments: Sequence[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, errors="replace", check=False
-    )
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        wrong = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-        raise MissingDependency(
-            f"it could not be installed: {'; '.join(wrong[:3]) or f'code {done.returncode}'}",
-            hint=f"check the network and what pip downloads from, then run: {PREPARE}",
-        )

@@ -339,6 +339,9 @@ class TestPackages:
         with pytest.raises(MissingDependency, match=r"onnxruntime-.* is not in ") as missing:
             GpuTarget("gpu").execute(jobs["fp32.onnx"])
         assert missing.value.hint == "run: edgekit targets prepare gpu"
+        with pytest.raises(MissingDependency) as missing:
+            GpuTarget("gpu?backend=webgpu").execute(jobs["fp32.onnx"])
+        assert missing.value.hint == "run: edgekit targets prepare 'gpu?backend=webgpu'"
 
     def test_wheels_that_do_not_exist_leave_nothing_behind(self, monkeypatch, tmp_path):
         monkeypatch.setattr(gpu_packages.platformdirs, "user_cache_path", lambda name: tmp_path)
