@@ -209,9 +209,7 @@ def _ask(env: dict[str, str]) -> Adapters:
 
 
 def _hint(job: Job, message: str) -> str | None:
-    if "varying size" in message:
-        return "export with --batch 1"
-    if "to the CPU" not in message:
+    if "to the CPU" not in message and "varying size" not in message:
         return None
     if "QuantizeLinear" in message:
         return "quantized ONNX files are for CPUs: take fp32 or fp16, or int8.tflite"
