@@ -50,11 +50,12 @@ def jobs(digits, tmp_path_factory) -> dict[str, Job]:
     workspace = Workspace.open(digits)
     feed = read_npz(workspace.data_path("verification"))
     inputs = save_arrays({n: v[:ROWS] for n, v in feed.items()}, tmp_path_factory.mktemp("inputs"))
+    out = str(tmp_path_factory.mktemp("out"))
     found = {}
     for artifact in workspace.manifest.artifacts:
         path = str(workspace.path / artifact.path)
         own = {s.name: inputs[s.name] for s in artifact.signature.inputs}
-        found[artifact.id] = Job("run", artifact.format, path, artifact.signature, own, out="")
+        found[artifact.id] = Job("run", artifact.format, path, artifact.signature, own, out)
     return found
 
 
@@ -203,7 +204,7 @@ class TestNothingFallsBack:
         values = {s.name: np.zeros([d or 1 for d in s.shape], s.dtype) for s in signature.inputs}
         inputs = save_arrays(values, tmp_path)
         with pytest.raises(RunnerError, match=r"left to the CPU: .*WHILE: ") as left:
-            GpuTarget("gpu").execute(Job("run", "tflite", str(path), signature, inputs, out=""))
+            outputs(GpuTarget("gpu"), Job("run", "tflite", str(path), signature, inputs, out=""))
         assert left.value.hint == "this tflite file is for --target local"
 
 
