@@ -393,7 +393,8 @@ def profile_summary(record: ProfileRecord) -> list[str]:
 
 def machine(place: Machine) -> str:
     """A machine in a line."""
-    return f"{place.cpu} ({counted(place.cores, 'core')}), {place.os}"
+    gpu = f", {place.accelerator}" if place.accelerator else ""
+    return f"{place.cpu} ({counted(place.cores, 'core')}){gpu}, {place.os}"
 
 
 def conditions(records: Sequence[LatencyRecord]) -> list[str]:

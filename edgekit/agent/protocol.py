@@ -62,6 +62,8 @@ class Machine:
     memory_bytes: int
     os: str
     governor: str | None = None
+    accelerator: str | None = None
+    """The GPU that computed, where one did."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Job:
     `model`: as count, and the emulator keeps which instructions, for a model of the processor.
     `profile`: the first row again and again, with the runtime's own times of operators.
     `inputs` maps Keras names to .npy files; all files have the same number of rows.
+    `accelerator`: None is the CPU; "gpu" any GPU, "cuda", "tensorrt" and "webgpu" by that way only.
     """
 
     action: Literal["run", "time", "count", "model", "profile"]
@@ -84,6 +87,7 @@ class Job:
     out: str
     threads: int = 1
     seconds: float = 1.0
+    accelerator: str | None = None
     version: int = PROTOCOL_VERSION
 
 

@@ -9,6 +9,7 @@ from edgekit.types import LOCAL, Job, JobResult, Machine, Progress
 
 KNOWN = (
     LOCAL,
+    "gpu",
     "browser",
     "browser:firefox",
     "browser:listen",
@@ -50,7 +51,7 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
     """The target that `uri` names.
 
     Args:
-        uri: "local", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
+        uri: "local", "gpu", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
             "ssh://USER@HOST".
         notify: told what the user has to do, as where to open a page.
 
@@ -58,6 +59,10 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
         TargetError: there is no such target.
     """
     kind = uri.partition(":")[0].partition("?")[0]
+    if kind == "gpu":
+        from edgekit.targets.gpu import GpuTarget
+
+        return GpuTarget(uri)
     if uri == LOCAL:
         from edgekit.targets.local import LocalTarget
 
