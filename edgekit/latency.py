@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edgekit import stats
 from edgekit.errors import EdgekitError, RunnerError
-from edgekit.types import JobResult, LatencyRecord, Progress, Timing
+from edgekit.types import Histogram, JobResult, LatencyRecord, Progress, Timing
 
 BUSY = 0.10
 """Share of the CPU time taken by others, above which a measurement is called disturbed."""
@@ -15,6 +17,9 @@ APART = 0.10
 """Largest difference between the medians of two processes, as a share of the overall median."""
 WIDE = 0.25
 """Interquartile range as a share of the median."""
+
+TAIL = 4
+"""Times the range from the 5th to the 90th percentile: what a histogram shows above the median."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,24 @@ def summarize(record: LatencyRecord) -> Summary:
         model_memory_bytes=stats.median(grown) if grown else None,
         samples=len(samples),
     )
+
+
+def medians(record: LatencyRecord) -> tuple[float, ...]:
+    """That of each process, in nanoseconds."""
+    return tuple(stats.median(t.samples_ns) for t in record.timings)
+
+
+def histogram(record: LatencyRecord, bins: int) -> Histogram:
+    """All samples, in nanoseconds; the few fastest and a long tail lie beyond the edges."""
+    samples = np.array([s for t in record.timings for s in t.samples_ns])
+    low, early, middle, late, high = np.percentile(samples, [0.5, 5, 50, 90, 99.5])
+    high = min(high, middle + TAIL * (late - early))
+    if high <= low:
+        low, high = 0.99 * low, 1.01 * low
+    edges = np.linspace(low, high, bins + 1)
+    places = np.searchsorted(edges, samples, side="right")
+    counts = np.bincount(places, minlength=bins + 2)
+    return Histogram(tuple(map(float, edges)), tuple(map(int, counts)))
 
 
 def _record(

@@ -19,6 +19,7 @@ from edgekit.types import (
     AccuracyRecord,
     Artifact,
     Code,
+    Explanation,
     InstructionRecord,
     LatencyRecord,
     ParityRecord,
@@ -110,6 +111,7 @@ class Manifest:
     latency: tuple[LatencyRecord, ...] = ()
     instructions: tuple[InstructionRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
 
 def here(records: Iterable[R]) -> tuple[R, ...]:

@@ -19,6 +19,7 @@ COMMANDS = (
     "verify",
     "bench",
     "inspect",
+    "report",
     "targets",
     "demo",
 )
