@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgekit.cells import counted, duration, size, times
 from edgekit.reporting.facts import (
     CHANGED,
     DIFFERS,
+    MISSING,
     NOT_VERIFIED,
     FileFacts,
     Report,
@@ -43,14 +44,11 @@ def answer(report: Report) -> Answer:
     total = len(report.files)
     if not total:
         return Answer(DOUBTFUL, "There are no files yet", ("Only the Keras model is there.",))
-    bad = report.of_state(DIFFERS) + report.of_state(CHANGED)
-    unknown = report.of_state(NOT_VERIFIED)
+    bad = [f for f in report.files if f.state in (DIFFERS, CHANGED, MISSING)]
+    unknown = [f for f in report.files if f.state == NOT_VERIFIED]
     if bad:
-        one = len(bad) == 1
-        what = "is not what was proved" if report.of_state(CHANGED) else "differs from Keras"
-        several = "are not what was proved" if report.of_state(CHANGED) else "differ from Keras"
-        headline = f"Not yet: {len(bad)} of {counted(total, 'file')} {what if one else several}"
-        return Answer(BAD, headline, _proofs(report))
+        which = f"Not yet: {len(bad)} of {counted(total, 'file')}"
+        return Answer(BAD, f"{which} {_wrong(bad)}", _proofs(report))
     if unknown:
         which = f"{len(unknown)} of {counted(total, 'file')}"
         return Answer(DOUBTFUL, f"Not known: {which} not verified", _proofs(report))
@@ -58,6 +56,15 @@ def answer(report: Report) -> Answer:
     if any(f.cautions for f in report.files):
         return Answer(DOUBTFUL, f"{which}, but weakly", _proofs(report))
     return Answer(GOOD, which, _proofs(report))
+
+
+def _wrong(files: Sequence[FileFacts]) -> str:
+    one = len(files) == 1
+    if not any(f.is_there for f in files):
+        return "is not what was proved" if one else "are not what was proved"
+    if all(f.is_there for f in files):
+        return "differs from Keras" if one else "differ from Keras"
+    return "are not proved"
 
 
 def _proofs(report: Report) -> tuple[str, ...]:

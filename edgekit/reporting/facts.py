@@ -31,7 +31,8 @@ from edgekit.types import (
 )
 from edgekit.workspace import Workspace
 
-PROVED, DIFFERS, NOT_VERIFIED, CHANGED = "proved", "differs", "not verified", "changed"
+PROVED, NOT_VERIFIED, DIFFERS = "proved", "not verified", "differs"
+CHANGED, MISSING = "changed", "missing"
 """What can be said of an artifact; only the first may ship."""
 
 R = TypeVar("R", ParityRecord, AccuracyRecord)
@@ -85,7 +86,7 @@ class FileFacts:
 
     artifact: Artifact
     state: str
-    """PROVED, DIFFERS (anywhere), NOT_VERIFIED (here nor elsewhere) or CHANGED."""
+    """PROVED, DIFFERS (anywhere), NOT_VERIFIED (nowhere), or CHANGED or MISSING since then."""
     reasons: tuple[str, ...]
     """Why it is not proved."""
     cautions: tuple[str, ...]
@@ -109,6 +110,11 @@ class FileFacts:
     @property
     def is_proved(self) -> bool:
         return self.state == PROVED
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is the one that its records are of."""
+        return self.state not in (CHANGED, MISSING)
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,6 @@ class Report:
     variants: Mapping[str, VariantInfo]
     data: Mapping[str, DataInfo]
     commands: tuple[Command, ...]
-
-    def of_state(self, state: str) -> list[FileFacts]:
-        return [f for f in self.files if f.state == state]
 
     @property
     def targets(self) -> list[str]:
@@ -238,7 +241,7 @@ def _file(
         sqnr_db=min((o.sqnr_db for o in outputs), default=None),
         top1=min((o.top1_agreement for o in outputs if o.top1_agreement is not None), default=None),
         times=times,
-        description=None if state == CHANGED else _described(workspace, artifact),
+        description=_described(workspace, artifact) if state not in (CHANGED, MISSING) else None,
     )
 
 
@@ -254,7 +257,8 @@ def _state(
     try:
         workspace.artifact_path(artifact)
     except WorkspaceError as e:
-        return CHANGED, (e.message.replace(f"{workspace.path}/", ""),)
+        is_there = (workspace.path / artifact.path).exists()
+        return CHANGED if is_there else MISSING, (e.message.replace(f"{workspace.path}/", ""),)
     failures = tuple(f"{_where(r)}{text}" for r in parity for text in r.failures)
     if failures:
         return DIFFERS, failures

@@ -46,7 +46,8 @@ def markdown(report: Report) -> str:
         parts.append(_folded("Times", "\n\n".join(map(_place, report.places))))
     lines = "\n".join(c.line for c in report.commands)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", lines)), default=0))
-    parts.append(_folded("The same again", f"{fence}sh\n{lines}\n{fence}"))
+    if lines:
+        parts.append(_folded("The same again", f"{fence}sh\n{lines}\n{fence}"))
     parts.append(
         f"<sub>edgekit {report.edgekit}, model {report.source.sha256[:12]}, "
         f"manifest {report.manifest_sha256[:12]}</sub>"

@@ -167,7 +167,7 @@ def test_the_answer_comes_first(chromium, tmp_path):
     wanted = {
         "empty": ("doubtful", "There are no files yet"),
         "one": ("good", "The file is proved"),
-        "bad": ("bad", "Not yet: 2 of 2 files are not what was proved"),
+        "bad": ("bad", "Not yet: 2 of 2 files are not proved"),
     }
     for name, file in pages(tmp_path):
         if name in wanted:

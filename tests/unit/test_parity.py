@@ -39,7 +39,7 @@ def test_figures_of_a_known_difference():
 
 def test_errors_are_counted_by_their_share_of_the_scale():
     reference = np.array([[10.0, -1.0, 0.0, 0.0]])
-    figures = one(reference, reference + np.array([[0.0, 2e-8, 0.005, -200.0]]))
+    figures = one(reference, reference + np.array([[0.0, 2e-8, 0.005, -10.0]]))
     found = figures.errors
     places = [i for i, count in enumerate(found.counts) if count]
     below = [0.0, *found.edges]

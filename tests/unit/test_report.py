@@ -61,9 +61,15 @@ class TestAnswer:
         (workspace.path / "fp32.tflite").write_bytes(b"other")
         (workspace.path / "int8.onnx").unlink()
         report = gather(workspace)
-        assert [f.state for f in report.files] == ["changed", "changed"]
+        assert [f.state for f in report.files] == ["changed", "missing"]
         assert answer(report).headline == "Not yet: 2 of 2 files are not what was proved"
         assert str(workspace.path) not in markdown(report)
+
+    def test_a_proof_of_another_file_is_none(self, tmp_path):
+        workspace = made.new(tmp_path)
+        artifact = made.publish(workspace)
+        workspace.add_records(made.proved(artifact, sha256="1" * 64))
+        assert [f.state for f in gather(workspace).files] == ["not verified"]
 
     def test_what_nothing_ran_is_not_known(self, workspace):
         made.publish(workspace, "fp32.tfjs")
