@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgekit.verbs.outcome import BudgetExceeded
     from edgekit.verbs.prune import PruneFailed, prune
     from edgekit.verbs.quantize import QuantizeFailed, quantize
+    from edgekit.verbs.report import report
     from edgekit.verbs.run import RunFailed, run
     from edgekit.verbs.targets import list_targets, prepare
     from edgekit.verbs.train import train
@@ -57,6 +58,7 @@ _HOMES = {
     "edgekit.verbs.outcome": ("BudgetExceeded",),
     "edgekit.verbs.prune": ("PruneFailed", "prune"),
     "edgekit.verbs.quantize": ("QuantizeFailed", "quantize"),
+    "edgekit.verbs.report": ("report",),
     "edgekit.verbs.run": ("RunFailed", "run"),
     "edgekit.verbs.targets": ("list_targets", "prepare"),
     "edgekit.verbs.train": ("train",),
@@ -93,6 +95,7 @@ __all__ = [
     "prepare",
     "prune",
     "quantize",
+    "report",
     "run",
     "train",
     "verify",

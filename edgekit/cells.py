@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Protocol
 
 from rich import box
 from rich.table import Table
 
 from edgekit.latency import Summary
 from edgekit.rules import Verdict
-from edgekit.types import BASELINE, LOCAL, AccuracyRecord, OutputParity, ParityRecord
+from edgekit.types import (
+    BASELINE,
+    LOCAL,
+    AccuracyRecord,
+    OutputParity,
+    ParityRecord,
+    SearchRecord,
+)
 
 NOT_VERIFIED = "not verified"
 KERAS = "Keras model"
@@ -53,6 +62,11 @@ def counted(number: int, what: str, several: str | None = None) -> str:
     return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
+def plain(text: str) -> str:
+    """Without what would move a cursor, or turn the direction of writing: names are hostile."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def new_table(first: str, *others: str, left: Sequence[int] = ()) -> Table:
     table = Table(box=box.MARKDOWN)
     table.add_column(first, no_wrap=True)
@@ -60,6 +74,16 @@ def new_table(first: str, *others: str, left: Sequence[int] = ()) -> Table:
         is_left = i in left or name == "verified on"
         table.add_column(name, justify="left" if is_left else "right", no_wrap=True)
     return table
+
+
+class Disturbed(Protocol):
+    """A measurement, and what calls it into question."""
+
+    @property
+    def artifact(self) -> str: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
 
 
 def model_name(id: str) -> str:
@@ -148,3 +172,33 @@ def relative_change(verdict: Verdict) -> str:
     if verdict.family == "parity.sqnr_db":
         return f"{now - before:+.1f} dB"
     return f"{now / before - 1:+.1%}" if before else ""
+
+
+def disturbances(records: Sequence[Disturbed]) -> list[str]:
+    """Each kind of warning once, at its worst, with the artifacts that it concerns."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        for warning in record.warnings:
+            kind = re.sub(r"\d+", "", warning)
+            kinds.setdefault(kind, []).append((warning, model_name(record.artifact)))
+    lines = []
+    for found in kinds.values():
+        worst = max((w for w, _ in found), key=lambda w: [int(n) for n in re.findall(r"\d+", w)])
+        names = ", ".join(name for _, name in found)
+        lines.append(f"warning: {worst} ({names if len(found) < len(records) else 'all'})")
+    return lines
+
+
+def verdict(record: SearchRecord) -> str:
+    """What came out of a search, in a line."""
+    allowed = f"allowed: {record.budget} of {record.measure}"
+    if record.baseline:
+        allowed += f" ({record.baseline:.4f} in Keras)"
+    if record.chosen is None:
+        return f"{record.format}: nothing holds on {record.rows:,} validation rows; {allowed}"
+    label = record.candidates[record.chosen].label
+    state = "published" if record.holds else "not published"
+    lost = f"lost {record.loss(record.final)} on the test rows"
+    if record.chance:
+        lost += f" (chance: ± {record.loss(record.chance)})"
+    return f"{record.format}: {label}, {state}: {lost}; {allowed}"

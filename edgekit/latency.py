@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit import stats
 from edgekit.errors import EdgekitError, RunnerError, TargetError
-from edgekit.types import JobResult, LatencyRecord, Progress, Timing
+from edgekit.types import Histogram, JobResult, LatencyRecord, Progress, Timing
 
 BUSY = 0.10
 """Share of the CPU time taken by others, above which a measurement is called disturbed."""
@@ -25,6 +25,9 @@ RESAMPLES = 500
 """Of the bootstrap that gives the intervals."""
 
 Interval = tuple[float, float]
+
+TAIL = 4
+"""Times the range from the 5th to the 90th percentile: what a histogram shows above the median."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,24 @@ def _intervals(timings: Sequence[Timing]) -> list[Interval | None]:
     tail = stats.expanded_tail(count)
     low, high = np.quantile(found, [tail, 1 - tail], axis=0)
     return [(round(a, 1), round(b, 1)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def medians(record: LatencyRecord) -> tuple[float, ...]:
+    """That of each process, in nanoseconds."""
+    return tuple(stats.median(t.samples_ns) for t in record.timings)
+
+
+def histogram(record: LatencyRecord, bins: int) -> Histogram:
+    """All samples, in nanoseconds; the few fastest and a long tail lie beyond the edges."""
+    samples = np.array([s for t in record.timings for s in t.samples_ns])
+    low, early, middle, late, high = np.percentile(samples, [0.5, 5, 50, 90, 99.5])
+    high = min(high, middle + TAIL * (late - early))
+    if high <= low:
+        low, high = 0.99 * low, 1.01 * low
+    edges = np.linspace(low, high, bins + 1)
+    places = np.searchsorted(edges, samples, side="right")
+    counts = np.bincount(places, minlength=bins + 2)
+    return Histogram(tuple(map(float, edges)), tuple(map(int, counts)))
 
 
 def _record(

@@ -16,6 +16,7 @@ from edgekit.types import (
     AccuracyRecord,
     Artifact,
     Code,
+    Explanation,
     InstructionRecord,
     LatencyRecord,
     ParityRecord,
@@ -107,6 +108,7 @@ class Manifest:
     latency: tuple[LatencyRecord, ...] = ()
     instructions: tuple[InstructionRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
 
 def here(records: Iterable[R]) -> tuple[R, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 
 from rich.markup import escape
 from rich.table import Table
 
-from edgekit import latency
+from edgekit import cells, latency
 from edgekit.cells import (
     KERAS,
     NOT_VERIFIED,
@@ -58,6 +57,8 @@ LONGEST = 80
 MOST_OPERATORS = 16
 OFF = 0.25
 """How far the operators of a profile may be off the time that was not profiled, unsaid."""
+
+disturbances, verdict = cells.disturbances, cells.verdict
 
 
 def artifacts(
@@ -131,21 +132,6 @@ def search(record: SearchRecord) -> Table:
             state,
         )
     return table
-
-
-def verdict(record: SearchRecord) -> str:
-    """What came out of a search, in a line."""
-    allowed = f"allowed: {record.budget} of {record.measure}"
-    if record.baseline:
-        allowed += f" ({record.baseline:.4f} in Keras)"
-    if record.chosen is None:
-        return f"{record.format}: nothing holds on {record.rows:,} validation rows; {allowed}"
-    label = record.candidates[record.chosen].label
-    state = "published" if record.holds else "not published"
-    lost = f"lost {record.loss(record.final)} on the test rows"
-    if record.chance:
-        lost += f" (chance: ± {record.loss(record.chance)})"
-    return f"{record.format}: {label}, {state}: {lost}; {allowed}"
 
 
 def pruned_layers(result: PruneResult) -> Table:
@@ -416,21 +402,6 @@ def conditions(records: Sequence[LatencyRecord]) -> list[str]:
     if meters:
         lines.append(f"energy: {'; '.join(meters)}: all that it feeds, what it takes at rest, too")
     return [*lines, *disturbances(records)]
-
-
-def disturbances(records: Sequence[LatencyRecord]) -> list[str]:
-    """Each kind of warning once, at its worst, with the artifacts that it concerns."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for record in records:
-        for warning in record.warnings:
-            kind = re.sub(r"\d+", "", warning)
-            kinds.setdefault(kind, []).append((warning, model_name(record.artifact)))
-    lines = []
-    for found in kinds.values():
-        worst = max((w for w, _ in found), key=lambda w: [int(n) for n in re.findall(r"\d+", w)])
-        names = ", ".join(name for _, name in found)
-        lines.append(f"warning: {worst} ({names if len(found) < len(records) else 'all'})")
-    return lines
 
 
 def summary(workspace: Workspace) -> Table:

@@ -42,6 +42,7 @@ __all__ = [
     "Energy",
     "Explanation",
     "Feed",
+    "Histogram",
     "Job",
     "JobResult",
     "LatencyRecord",
@@ -222,6 +223,17 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How many values lie where: `counts` has one more than `edges`.
+
+    Its first are below the first edge, its last from the last edge on, the others between two.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class OutputParity:
     """How far one output is from the Keras model's, over all rows.
 
@@ -234,6 +246,7 @@ class OutputParity:
     is the error as a share of the variation, both of the median row, in the median channel: unlike
     a variance it is not made by a few rows of huge values. None: the output is bounded by 1
     (probabilities, masks), where values near a bound are all alike.
+    `errors` are the absolute differences of all values as shares of `scale`.
     """
 
     name: str
@@ -247,6 +260,7 @@ class OutputParity:
     channel_sqnr_db: float | None = None
     dead_channels: float | None = None
     typical_noise: float | None = None
+    errors: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -391,6 +405,8 @@ class Explanation:
     layers: tuple[LayerError, ...]
     """The worst first."""
     notes: tuple[str, ...] = ()
+    quantization: Quantization = field(default_factory=Quantization)
+    """How the file was made that was looked into, and not published."""
 
 
 @dataclass(frozen=True)

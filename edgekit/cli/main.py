@@ -20,6 +20,7 @@ COMMANDS = (
     "bench",
     "gate",
     "inspect",
+    "report",
     "targets",
     "demo",
 )
