@@ -46,7 +46,7 @@ from edgekit.types import (
     ProfileRecord,
     SearchRecord,
 )
-from edgekit.verbs.bench import BenchRow
+from edgekit.verbs.bench import BenchRow, CountRow
 from edgekit.verbs.gain import Gain
 from edgekit.verbs.prune import PruneResult
 from edgekit.verbs.targets import TargetStatus
@@ -301,18 +301,19 @@ def latencies(rows: Sequence[BenchRow]) -> Table:
     return table
 
 
-def instructions(records: Sequence[InstructionRecord]) -> Table:
+def instructions(rows: Sequence[CountRow]) -> Table:
     """What one invocation takes on an emulated machine, next to the first of its format."""
     table = new_table("artifact", "instructions", "of the first")
-    modelled = any(record.modelled for record in records)
-    if modelled:
+    if any(row.record.modelled for row in rows):
         for name in ("modelled cycles", "modelled time"):
             table.add_column(name, justify="right", no_wrap=True)
-    first: dict[str, int] = {}
-    for record in records:
-        count = record.counts[0]
-        share = count / first.setdefault(record.artifact.rpartition(".")[2], count)
-        cells = [record.artifact, f"{count:,}", f"{share:.2f}"]
+    several = len({row.workspace for row in rows}) > 1
+    first: dict[tuple[str | None, str], int] = {}
+    for row in rows:
+        record, count = row.record, row.record.counts[0]
+        share = count / first.setdefault((row.workspace, record.artifact.rpartition(".")[2]), count)
+        home = f"{row.workspace}: " if several and row.workspace else ""
+        cells = [home + record.artifact, f"{count:,}", f"{share:.2f}"]
         if (model := record.modelled) is not None:
             cells += [f"{model.cycles:,}", duration(model.cycles / model.clock_hz * 1e9)]
         table.add_row(*cells)

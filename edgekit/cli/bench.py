@@ -104,8 +104,10 @@ def _print(result: BenchResult) -> None:
 
     if result.counts:
         options.print_table(tables.instructions(result.counts))
-        click.echo(f"exact counts of one invocation on {result.counts[0].machine.cpu}: no times")
-        for line in tables.modelling(result.counts):
+        click.echo(
+            f"instructions of one invocation on {result.counts[0].record.machine.cpu}: no times"
+        )
+        for line in tables.modelling([row.record for row in result.counts]):
             click.echo(line)
     else:
         options.print_table(tables.latencies(result.rows))

@@ -158,7 +158,8 @@ def _laid_out(job: Job, desk: Path) -> Job:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     artifact = Path(job.artifact).absolute()
-    (desk / "model").symlink_to(artifact.parent)
+    model = f"model{artifact.suffix}"  # of the same length, whatever the user calls it
+    (desk / model).symlink_to(artifact)
     (desk / "in").mkdir()
     inputs = {}
     for i, (name, array) in enumerate(job.inputs.items()):
@@ -167,7 +168,7 @@ def _laid_out(job: Job, desk: Path) -> Job:
     if job.out:
         Path(job.out).mkdir(parents=True, exist_ok=True)
         (desk / "out").symlink_to(Path(job.out).absolute())
-    return dataclasses.replace(job, artifact=f"model/{artifact.name}", inputs=inputs, out="out")
+    return dataclasses.replace(job, artifact=model, inputs=inputs, out="out")
 
 
 @functools.cache

@@ -47,12 +47,20 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class CountRow:
+    """What an emulated machine says of one file."""
+
+    workspace: str | None
+    record: InstructionRecord
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """`records` hold the raw samples, `rows` the figures made of them, in the same order."""
 
     rows: tuple[BenchRow, ...] = ()
     records: tuple[LatencyRecord, ...] = ()
-    counts: tuple[InstructionRecord, ...] = ()
+    counts: tuple[CountRow, ...] = ()
     """What an emulated machine gives instead of times."""
     profiles: tuple[ProfileRecord, ...] = ()
     """The operators of each file, where they were asked for."""
@@ -93,7 +101,7 @@ def bench(
         target: where to run; "local" is this machine. Of a workspace, files that it has no runtime
             for are left out.
         threads: threads of the runtime.
-        rounds: processes per artifact.
+        rounds: processes per artifact that is timed.
         seconds: time measured in each process.
         baseline: also time the Keras model of each workspace, called as a compiled graph; only
             on this machine.
@@ -129,7 +137,7 @@ def bench(
                 hint="take qemu:pi4 or qemu:pi5, or leave --model-cycles out",
             )
         if place.is_emulated:
-            return _counted(found, place, progress, model_cycles)
+            return _counted(found, place, progress, threads, model_cycles)
         entries: list[_Entry] = []
         if baseline and workspaces and place.uri == LOCAL:
             progress("starting TensorFlow")
@@ -186,15 +194,20 @@ def bench(
 
 
 def _counted(
-    found: Sequence[Located], place: Target, progress: Progress, model: bool
+    found: Sequence[Located], place: Target, progress: Progress, threads: int, model: bool
 ) -> BenchResult:
-    counted = list(zip(found, count_files(found, place, progress, model=model), strict=True))
-    records = [r for _, r in counted if isinstance(r, InstructionRecord)]
+    answers = count_files(found, place, progress, threads=threads, model=model)
+    counted = list(zip(found, answers, strict=True))
+    rows = [
+        CountRow(str(item.workspace.path) if item.workspace else None, r)
+        for item, r in counted
+        if isinstance(r, InstructionRecord)
+    ]
     for workspace in {id(w): w for item in found if (w := item.workspace)}.values():
         own = (r for item, r in counted if item.workspace is workspace)
         workspace.keep(*(r for r in own if isinstance(r, InstructionRecord)), progress=progress)
     failures = tuple(r.failure(i.id) for i, r in counted if isinstance(r, EdgekitError))
-    result = BenchResult(counts=tuple(records), failures=failures)
+    result = BenchResult(counts=tuple(rows), failures=failures)
     if failures:
         raise BenchFailed(result)
     return result

@@ -14,7 +14,12 @@ from edgekit.verbs.locate import Located
 
 
 def count_files(
-    items: Sequence[Located], place: Target, progress: Progress, *, model: bool = False
+    items: Sequence[Located],
+    place: Target,
+    progress: Progress,
+    *,
+    threads: int = 1,
+    model: bool = False,
 ) -> list[InstructionRecord | EdgekitError]:
     """Count the instructions of each file, in their order: a record, or why there is none.
 
@@ -24,18 +29,20 @@ def count_files(
     for item in items:
         progress(f"counting: {item.id}")
         try:
-            found.append(_count(item, place, model))
+            found.append(_count(item, place, threads, model))
         except EdgekitError as e:
             found.append(e)
     return found
 
 
-def _count(item: Located, place: Target, model: bool) -> InstructionRecord:
+def _count(item: Located, place: Target, threads: int, model: bool) -> InstructionRecord:
     with contextlib.ExitStack() as stack:
         inputs = first_row(item.signature, item.workspace, stack)
         form = item.id.rpartition(".")[2]
         action: Literal["count", "model"] = "model" if model else "count"
-        result = place.execute(Job(action, form, str(item.path), item.signature, inputs, out=""))
+        file = str(item.path)
+        job = Job(action, form, file, item.signature, inputs, out="", threads=threads)
+        result = place.execute(job)
     if not result.instructions:
         raise RunnerError(f"{item.id}: {place.uri} answered without a count")
     return InstructionRecord(
