@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     "--baseline",
     type=options.PATH,
     required=True,
-    metavar="FILE",
-    help="The figures that were good enough: JSON, to be committed.",
+    metavar="FILE|WORKSPACE",
+    help="What was good enough: JSON to be committed, or an earlier build's workspace.",
 )
 @click.option(
     "--rule",

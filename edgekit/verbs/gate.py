@@ -70,7 +70,8 @@ def gate(
 
     Args:
         source: the workspace.
-        baseline: the file with the figures that were good enough.
+        baseline: the figures that were good enough: a file, or the workspace of an earlier build,
+            with which latencies can be taken in turns: `edgekit bench EARLIER NOW`.
         rule: `METRIC:BOUND` or `PATTERN=METRIC:BOUND`, beside the default ones and in their place;
             see `edgekit.rules`.
         allow_missing: let pass what cannot be compared.
@@ -93,10 +94,12 @@ def gate(
     if not now.sizes:
         raise GateError(f"{source} has no files", hint=f"edgekit export {source}")
     if update:
+        if Path(baseline).is_dir():
+            raise GateError(f"{baseline} is a folder", hint="name a file: --baseline baseline.json")
         _refuse_unproved(now)
         snapshot.write(Path(baseline), now)
         return GateResult(str(source), str(baseline), written=now)
-    verdicts = judge(snapshot.read(Path(baseline)), now, rules)
+    verdicts = judge(_snapshot(Path(baseline)), now, rules)
     _refuse_idle(rule, verdicts)
     result = GateResult(str(source), str(baseline), verdicts)
     if junit is not None:
@@ -110,6 +113,12 @@ def gate(
     if any(v.passed is None for v in verdicts) and not allow_missing:
         raise NotJudged(result)
     return result
+
+
+def _snapshot(baseline: Path) -> Snapshot:
+    if baseline.is_dir():
+        return snapshot.take(Workspace.open(baseline))
+    return snapshot.read(baseline)
 
 
 def _refuse_idle(asked: Sequence[str], verdicts: Sequence[Verdict]) -> None:

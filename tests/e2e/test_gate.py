@@ -103,6 +103,17 @@ def test_what_was_measured_elsewhere_is_not_comparable(ws, base):
     assert gate(ws, base, "--allow-missing").code == 0
 
 
+def test_an_earlier_build_is_a_baseline_too(ws, tmp_path):
+    earlier, now = (shutil.copytree(ws, tmp_path / name) for name in ("earlier", "now"))
+    files = [folder / "int8.tflite" for folder in (earlier, now)]
+    timed = run_edgekit("bench", *files, "--no-baseline", "--seconds", "0.05")
+    assert timed.code == 0, timed.err
+    done = gate(now, earlier, "--rule", "latency.p50:+900%", "--json")
+    assert done.code == 0, done.err
+    assert {v["passed"] for v in done.json["verdicts"]} == {True}
+    assert "is a folder" in gate(now, earlier, "--update").err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
