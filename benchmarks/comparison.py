@@ -72,12 +72,12 @@ def main() -> None:
             file = exported(folder, name, precision) / f"{precision}.{form}"
             label = f"{title}, {precision} {form}"
             quiet[label] = measured(file, folder / f"{name}.{form}.jsonl", arguments.runs)
-            with neighbours() if arguments.busy_runs else contextlib.nullcontext():
+            if arguments.busy_runs:
                 kept = folder / f"{name}.{form}.busy.jsonl"
-                busy[label] = measured(file, kept, arguments.busy_runs)
-    print_table("Is one file slower than another?", *verdict_table(quiet))
-    print_table("The same, beside busy neighbours", *verdict_table(busy))
-    print_table("Why processes, and why ranks", *statistics_table(quiet, busy))
+                with neighbours():
+                    busy[f"{label}, beside neighbours"] = measured(file, kept, arguments.busy_runs)
+    print_table("Is one file slower than another?", *verdict_table({**quiet, **busy}))
+    print_table("Why processes, and why ranks", *statistics_table({**quiet, **busy}))
     print_conditions(ROUNDS, "ai-edge-litert", "onnxruntime")
 
 
@@ -196,25 +196,19 @@ def counts(found: list[str]) -> str:
     return ", ".join(f"{found.count(kind)} {kind}" for kind in kinds)
 
 
-def statistics_table(
-    quiet: dict[str, list[Run]], busy: dict[str, list[Run]]
-) -> tuple[list[str], list[list[str]]]:
+def statistics_table(results: dict[str, list[Run]]) -> tuple[list[str], list[list[str]]]:
     """All statistics on the same records of all files."""
-    headings = ["statistic"]
-    for where in ("", ", beside neighbours"):
-        headings += [f"interval without 1{where}", f"a tenth found{where}"]
+    runs = [r for of_file in results.values() for r in of_file]
     rows = []
     for name, statistic in ALTERNATIVES.items():
-        cells = [name]
-        for results in (quiet, busy):
-            runs = [r for of_file in results.values() for r in of_file]
-            if runs:
-                # Without a margin, which would hide how often an interval is wrong.
-                itself = against_itself(statistic, runs, margin=0.0)
-                cells.append(f"{share(itself, 'slower', 'faster'):.1%}")
-                cells.append(f"{share(against_slower(statistic, runs), 'slower'):.1%}")
-        rows.append(cells)
-    return headings, rows
+        # Without a margin, which would hide how often an interval is wrong.
+        wrong = share(against_itself(statistic, runs, margin=0.0), "slower", "faster")
+        itself = against_itself(statistic, runs)
+        slower = against_slower(statistic, runs)
+        cells = (wrong, share(itself, "slower", "faster"), share(slower, "slower"))
+        rows.append([name, *(f"{cell:.1%}" for cell in cells)])
+    with_itself = "of a file with itself: interval without 1"
+    return ["statistic", with_itself, "called different", "a tenth slower: found"], rows
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Whether one artifact is slower than another, as far as two latency records can tell.
 
 The medians of processes are compared, not samples: what is drawn once for a process, such as where
-its memory lies, is the same in all of its samples, so that a thousand of them count as one. Two
-processes in a hundred may be a third slower than the others, which ruins a mean and its standard
+its memory lies, is the same in all of its samples, so that a thousand of them count as one. One
+process in a hundred is a fifth slower than the others, which ruins a mean and its standard
 deviation; ranks bear it. So the interval is that of the Mann-Whitney test, turned round (Hodges
 and Lehmann): of all ratios between a process of the one and a process of the other, sorted, as many
 are left out at either end as chance would exceed in 2.5 % of the cases, whatever the distribution.
+`benchmarks/comparison.py` holds it against other statistics.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Comparison:
     """In which it lies in 95 % of the cases; None: there are too few processes to tell."""
     verdict: Verdict
     in_turns: bool
-    """Whether both were timed in one measurement; if not, the interval knows nothing of what became
-    of the machine in between: a few per cent within minutes, so `margin` has to be wider."""
+    """Whether both were timed in one measurement; if not, the interval knows nothing of how the
+    machine changed in between, by up to 6 % within minutes: the margin should be 10 % then."""
 
 
 def compare(
