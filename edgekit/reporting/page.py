@@ -14,10 +14,10 @@ from edgekit import cells
 from edgekit.charts import search_picture
 from edgekit.formats import TITLES
 from edgekit.formats.description import FileDescription
-from edgekit.reporting import figures
+from edgekit.reporting import drawings
 from edgekit.reporting.answer import answer, metric_text, picks
+from edgekit.reporting.drawings import Spot
 from edgekit.reporting.facts import FileFacts, Report, Times
-from edgekit.reporting.figures import Spot
 from edgekit.types import LOCAL, AccuracyRecord, OutputParity, ParityRecord, SearchRecord
 
 LEAST_SPAN_PT, LEAST_SPAN_DB = 0.5, 20.0
@@ -62,8 +62,8 @@ def render(report: Report) -> str:
         worst=_worst,
         drawn_errors=_errors,
         drawn_times=_distribution,
-        strips=lambda times: [Markup(s) for s in figures.strips(times)],
-        bar=lambda value, most, title: Markup(figures.bar(value, most, title)),
+        strips=lambda times: [Markup(s) for s in drawings.strips(times)],
+        bar=lambda value, most, title: Markup(drawings.bar(value, most, title)),
         disturbances=lambda times: [w.removeprefix("warning: ") for w in cells.disturbances(times)],
         all_times=lambda id: [t for p in report.places for t in p.times if t.artifact == id],
         accuracies=_accuracies,
@@ -107,7 +107,7 @@ def _frontiers(report: Report) -> list[Drawn]:
             if f.artifact.id in values and (y := axis.value(f)) is not None
         ]
         if len(spots) > 1:
-            svg = figures.frontier(
+            svg = drawings.frontier(
                 spots,
                 f"{axis.name} against {what}",
                 x_text=text,
@@ -171,12 +171,12 @@ def _errors(record: ParityRecord, output: OutputParity) -> Markup | None:
     if output.errors is None:
         return None
     title = f"Errors of {output.name} in {record.artifact} on {place_name(record.target)}"
-    return Markup(figures.errors(output.errors, title, record.tolerance.max_rel))
+    return Markup(drawings.errors(output.errors, title, record.tolerance.max_rel))
 
 
 def _distribution(times: Times) -> Markup:
     title = f"Times of {times.artifact} on {place_name(times.target)}"
-    return Markup(figures.distribution(times, title))
+    return Markup(drawings.distribution(times, title))
 
 
 def _accuracies(records: Sequence[AccuracyRecord]) -> list[tuple[str, str]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.documents import write_whole
 from edgekit.errors import EdgekitError
 from edgekit.manifest import MANIFEST
 from edgekit.reporting import page, text
@@ -103,19 +102,9 @@ def _check(path: Path, workspace: Workspace) -> None:
 
 
 def _write(path: Path, content: str) -> None:
-    """Write it, whole or not at all."""
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        write_whole(path, content)
     except OSError as e:
         raise EdgekitError(
             f"{path} cannot be written: {e.strerror}", hint="name another with -o"
         ) from e
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

@@ -20,8 +20,8 @@ from edgekit.cli.main import cli
 from edgekit.errors import EdgekitError, WorkspaceError
 from edgekit.manifest import read_manifest
 from edgekit.reporting.answer import BAD, DOUBTFUL, GOOD, answer, picks
+from edgekit.reporting.drawings import Spot, on_front
 from edgekit.reporting.facts import gather
-from edgekit.reporting.figures import Spot, on_front
 from edgekit.reporting.page import render
 from edgekit.reporting.text import document, markdown, table
 from edgekit.types import Code, Explanation, LayerError, Pruning, Step
