@@ -23,6 +23,7 @@ from edgekit.types import (
 
 NOT_VERIFIED = "not verified"
 KERAS = "Keras model"
+LONGEST = 80
 
 
 def size(count: float) -> str:
@@ -55,6 +56,11 @@ def give_or_take(value: float, interval: tuple[float, float] | None) -> str:
         return ""
     share = max(value - interval[0], interval[1] - value) / value
     return f" ± {math.ceil(100 * share)}%"
+
+
+def short(text: str) -> str:
+    """As much of it as a cell can hold."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def counted(number: int, what: str, several: str | None = None) -> str:

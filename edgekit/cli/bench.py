@@ -100,20 +100,20 @@ def bench(
 
 
 def _print(result: BenchResult) -> None:
-    from edgekit import tables
+    from edgekit.tables import timings
 
     if result.counts:
-        options.print_table(tables.instructions(result.counts))
+        options.print_table(timings.instructions(result.counts))
         click.echo(
             f"instructions of one invocation on {result.counts[0].record.machine.cpu}: no times"
         )
-        for line in tables.modelling([row.record for row in result.counts]):
+        for line in timings.modelling([row.record for row in result.counts]):
             click.echo(line)
     else:
-        options.print_table(tables.latencies(result.rows))
-    for line in tables.conditions(result.records):
+        options.print_table(timings.latencies(result.rows))
+    for line in timings.conditions(result.records):
         click.echo(line)
     for record in result.profiles:
-        click.echo("\n".join(("", *tables.profile_summary(record))))
-        options.print_table(tables.operators(record))
+        click.echo("\n".join(("", *timings.profile_summary(record))))
+        options.print_table(timings.operators(record))
     options.print_failures(result.failures)

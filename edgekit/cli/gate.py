@@ -78,7 +78,8 @@ def gate(
 
 
 def _print(result: GateResult, *, github: bool, as_json: bool) -> None:
-    from edgekit import ci_reports, tables
+    from edgekit import ci_reports
+    from edgekit.tables import gating
 
     if github:
         for line in ci_reports.github_annotations(result.verdicts, result.workspace):
@@ -86,7 +87,7 @@ def _print(result: GateResult, *, github: bool, as_json: bool) -> None:
     if as_json:
         return
     if result.written is not None:
-        click.echo(f"wrote {result.baseline}: {tables.held(result.written)}")
+        click.echo(f"wrote {result.baseline}: {gating.held(result.written)}")
         return
-    options.print_table(tables.verdicts(result.verdicts))
-    click.echo(tables.judged(result.verdicts))
+    options.print_table(gating.verdicts(result.verdicts))
+    click.echo(gating.judged(result.verdicts))

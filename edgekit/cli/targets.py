@@ -19,9 +19,9 @@ def targets(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         options.print_json(result)
         return
-    from edgekit import tables
+    from edgekit.tables import lists
 
-    options.print_table(tables.targets(result))
+    options.print_table(lists.targets(result))
 
 
 @targets.command()

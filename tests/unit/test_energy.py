@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit import latency, tables
+from edgekit import latency
 from edgekit.agent import energy
 from edgekit.agent.protocol import Energy, Timing
+from edgekit.tables import timings
 from edgekit.types import LatencyRecord, Machine, Runtime
 from edgekit.verbs.bench import BenchRow
 
@@ -181,8 +182,8 @@ def row(name, *joules):
 def test_a_table_has_energy_where_there_is_some():
     told, record = row("a.onnx", 0.0015, 0.0017, 0.0016)
     silent, silent_record = row("a.tfjs", None)
-    columns = {str(c.header): list(c.cells) for c in tables.latencies([told, silent]).columns}
+    columns = {str(c.header): list(c.cells) for c in timings.latencies([told, silent]).columns}
     assert columns["energy"] == ["1.60 mJ", ""]
-    assert "energy" not in [str(c.header) for c in tables.latencies([silent]).columns]
-    assert any("RAPL, package-0: all that it feeds" in x for x in tables.conditions([record]))
-    assert not any("energy" in line for line in tables.conditions([silent_record]))
+    assert "energy" not in [str(c.header) for c in timings.latencies([silent]).columns]
+    assert any("RAPL, package-0: all that it feeds" in x for x in timings.conditions([record]))
+    assert not any("energy" in line for line in timings.conditions([silent_record]))

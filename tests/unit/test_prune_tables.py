@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edgekit.comparison import Comparison
-from edgekit.tables import gained
+from edgekit.tables.pruning import gained
 from edgekit.verbs.gain import Gain
 
 DENSE = Gain("fp32.tflite", 100_000, 90_000, 300_000, 50_000.0)
