@@ -128,9 +128,9 @@ def test_bench_measures_and_keeps_raw_samples(copy):
         assert all(len(t.samples_ns) >= 5 for t in record.timings)
 
 
-def test_bench_by_operator(digits):
+def test_bench_by_operator(copy):
     short = ("--rounds", 1, "--seconds", 0.05, "--no-baseline")
-    done = run_edgekit("bench", digits, "--profile", *short, "--json")
+    done = run_edgekit("bench", copy, "--profile", *short, "--json")
     assert done.code == 0, done.err
     found = {r["artifact"]: r for r in done.json["profiles"]}
     assert set(found) == set(FIVE)
