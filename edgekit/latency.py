@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit import stats
 from edgekit.errors import EdgekitError, RunnerError
@@ -65,10 +65,13 @@ def measure(
                 results[i].append(subject.execute())
             except EdgekitError as e:
                 errors[i] = e
-    return [
-        errors.get(i) or _record(subject, results[i], target, threads)
-        for i, subject in enumerate(subjects)
-    ]
+    found: list[LatencyRecord | EdgekitError] = []
+    for i, subject in enumerate(subjects):
+        try:
+            found.append(errors.get(i) or _record(subject, results[i], target, threads))
+        except RunnerError as e:
+            found.append(e)
+    return found
 
 
 def summarize(record: LatencyRecord) -> Summary:
@@ -95,6 +98,7 @@ def _record(
     timings = tuple(r.timing for r in results if r.timing is not None)
     if len(timings) != len(results):
         raise RunnerError(f"{subject.id}: the agent answered without a timing")
+    _refuse_mixed(results)
     return LatencyRecord(
         artifact=subject.id,
         sha256=subject.sha256,
@@ -109,6 +113,22 @@ def _record(
             *dict.fromkeys(w for r in results for w in r.warnings),
         ),
     )
+
+
+def _refuse_mixed(results: Sequence[JobResult]) -> None:
+    """Samples of two machines or two runtimes are no one's latency."""
+    places = [replace(r.machine, governor=None) for r in results]
+    if len(set(places)) > 1:
+        names = dict.fromkeys(f"{p.cpu}, {p.os}" for p in places)
+        raise RunnerError(
+            f"timed on different machines: {' / '.join(names)}",
+            hint="time again, on one machine from beginning to end",
+        )
+    names = dict.fromkeys(
+        f"{r.name} {r.version} ({r.backend})" for r in (r.runtime for r in results)
+    )
+    if len(names) > 1:
+        raise RunnerError(f"timed with different runtimes: {' / '.join(names)}", hint="time again")
 
 
 def _warnings(timings: Sequence[Timing], governor: str | None) -> list[str]:

@@ -40,6 +40,7 @@ __all__ = [
     "LatencyRecord",
     "LayerError",
     "Machine",
+    "Notice",
     "OutputParity",
     "ParityRecord",
     "Progress",
@@ -77,6 +78,10 @@ FREE_DIMENSION = 16
 
 Progress = Callable[[str], None]
 """Told in one line what is being done now."""
+
+
+class Notice(str):
+    """A text for `Progress` that ends no step: what the user has to do meanwhile, or did."""
 
 
 @dataclass(frozen=True)
