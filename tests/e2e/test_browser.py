@@ -539,11 +539,14 @@ class TestServer:
         (path,) = server.task.outputs().values()
         assert Path(path).read_bytes() == b"x"
 
-    def test_a_second_page_waits(self, server):
+    def listen(self, server, page):
         at = urlsplit(server.url)
-        first = http.client.HTTPConnection(at.hostname, at.port, timeout=10)
-        first.request("GET", f"{at.path}events?page=a&browser=A")
-        told = first.getresponse()
+        connection = http.client.HTTPConnection(at.hostname, at.port, timeout=10)
+        connection.request("GET", f"{at.path}events?page={page}&browser={page}")
+        return connection, connection.getresponse()
+
+    def test_a_second_page_waits(self, server):
+        first, told = self.listen(server, "a")
         assert told.readline() == b"event: job\n"
         assert json.loads(told.readline().removeprefix(b"data: "))["name"] == "model"
         assert b"taken" in self.ask(server, "events?page=b&browser=B")[1]
@@ -554,6 +557,10 @@ class TestServer:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         server.leave()
+        second, told = self.listen(server, "b")
+        assert told.readline() == b"event: ping\n"  # the job is the first one's
+        told.close()
+        second.close()
 
     def test_a_job_ends_with_the_page_that_had_it(self, server):
         """Another page that comes instead gets the next one."""
