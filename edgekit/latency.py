@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,9 +96,13 @@ def measure(
             except EdgekitError as e:
                 errors[i] = e
     known = {"target": target, "threads": threads, "pinned": pinned, "began": began}
-    return [
-        errors.get(i) or _record(subject, results[i], known) for i, subject in enumerate(subjects)
-    ]
+    found: list[LatencyRecord | EdgekitError] = []
+    for i, subject in enumerate(subjects):
+        try:
+            found.append(errors.get(i) or _record(subject, results[i], known))
+        except RunnerError as e:
+            found.append(e)
+    return found
 
 
 @functools.lru_cache(maxsize=128)
@@ -172,6 +176,7 @@ def _record(
     timings = tuple(r.timing for r in results if r.timing is not None)
     if len(timings) != len(results):
         raise RunnerError(f"{subject.id}: the agent answered without a timing")
+    _refuse_mixed(results)
     return LatencyRecord(
         artifact=subject.id,
         sha256=subject.sha256,
@@ -186,6 +191,22 @@ def _record(
         conditions=tuple(r.conditions for r in results),
         **known,
     )
+
+
+def _refuse_mixed(results: Sequence[JobResult]) -> None:
+    """Samples of two machines or two runtimes are no one's latency."""
+    places = [replace(r.machine, governor=None) for r in results]
+    if len(set(places)) > 1:
+        names = dict.fromkeys(f"{p.cpu}, {p.os}" for p in places)
+        raise RunnerError(
+            f"timed on different machines: {' / '.join(names)}",
+            hint="time again, on one machine from beginning to end",
+        )
+    names = dict.fromkeys(
+        f"{r.name} {r.version} ({r.backend})" for r in (r.runtime for r in results)
+    )
+    if len(names) > 1:
+        raise RunnerError(f"timed with different runtimes: {' / '.join(names)}", hint="time again")
 
 
 def _warnings(timings: Sequence[Timing], governor: str | None) -> list[str]:

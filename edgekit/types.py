@@ -49,6 +49,7 @@ __all__ = [
     "LayerError",
     "Machine",
     "ModelledCycles",
+    "Notice",
     "OperatorTime",
     "OutputParity",
     "ParityRecord",
@@ -89,6 +90,10 @@ FREE_DIMENSION = 16
 
 Progress = Callable[[str], None]
 """Told in one line what is being done now."""
+
+
+class Notice(str):
+    """A text for `Progress` that ends no step: what the user has to do meanwhile, or did."""
 
 
 @dataclass(frozen=True)

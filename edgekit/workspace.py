@@ -348,7 +348,12 @@ def _subject(record: Any) -> str | None:
 def _conditions(record: Any) -> tuple[Any, ...]:
     """What two records must share for the newer one to replace the older."""
     if isinstance(record, LatencyRecord):
-        return record.artifact, record.target, record.threads, record.machine.cpu
+        # Two phones may have the same name for their processor.
+        place = record.machine
+        return (
+            *(record.artifact, record.target, record.threads),
+            *(place.cpu, place.os, place.cores),
+        )
     if isinstance(record, AccuracyRecord):
         return record.artifact, record.split, record.target
     if isinstance(record, SearchRecord):

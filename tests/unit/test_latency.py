@@ -17,12 +17,31 @@ QUIET = Timing(tuple(np.linspace(99, 101, 50)), 1, 5, True, 1000, 10, 1, 0.01)
 
 
 def measured(*timings, machine=MACHINE):
-    answers = iter(JobResult(Runtime("r", "1", "cpu"), machine, timing=t) for t in timings)
+    runtime = Runtime("r", "1", "cpu")
+    return measure_in_turn(*(JobResult(runtime, machine, timing=t) for t in timings))
+
+
+def measure_in_turn(*results):
+    answers = iter(results)
     subject = latency.Subject("a", "0", 1, lambda: next(answers))
     [record] = latency.measure(
-        [subject], target="local", threads=1, rounds=len(timings), progress=lambda text: None
+        [subject], target="local", threads=1, rounds=len(results), progress=lambda text: None
     )
     return record
+
+
+def test_two_machines_or_two_runtimes_are_not_one_record():
+    here = JobResult(Runtime("r", "1", "cpu"), MACHINE, timing=QUIET)
+    governed = replace(here, machine=replace(MACHINE, governor="powersave"))
+    assert len(measure_in_turn(here, governed).timings) == 2
+    for change in ({"os": "other"}, {"cores": 4}, {"cpu": "other"}):
+        other = replace(here, machine=replace(MACHINE, **change))
+        error = measure_in_turn(here, here, other)
+        assert isinstance(error, RunnerError)
+        assert "different machines: cpu, linux" in error.message
+    error = measure_in_turn(here, replace(here, runtime=Runtime("r", "1", "gpu")))
+    assert isinstance(error, RunnerError)
+    assert "different runtimes: r 1 (cpu) / r 1 (gpu)" in error.message
 
 
 def shifted(factor):

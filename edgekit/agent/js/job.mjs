@@ -6,7 +6,7 @@
 //   write(outputs, job) keep the outputs; where they are, by Keras name
 //   machine()           where it runs
 //   meter()             started before a measurement; called after it: memory and how busy it was
-//   showRows, showSamples   optional: see rows.mjs and timing.mjs
+//   showRows, showWarmUp, showSamples   optional: see rows.mjs and timing.mjs
 
 import {decodeNpy} from './npy.mjs';
 import {profile} from './profiling.mjs';
@@ -52,6 +52,7 @@ async function readFeed(inputs, host) {
 }
 
 async function timeFirstRow(runner, seconds, host) {
+  await host.showWarmUp?.();
   const read = host.meter();
   const measured = await measure(runner, seconds, host.showSamples);
   return {

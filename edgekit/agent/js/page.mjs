@@ -58,6 +58,10 @@ addEventListener('message', ({origin, data}) => {
     end(data.answer);
     return;
   }
+  if (data.warming) {
+    say('working', 'warming up');
+    return;
+  }
   say('working', data.samples ? 'timing' : 'running');
   at('progress').value = data.done / data.all;
   if (data.samples) showSamples(data.samples);
@@ -106,8 +110,9 @@ function remember(result, error) {
 
 function showSamples(samples, load) {
   showChart(true);
-  const {low, high} = drawSamples(at('chart'), samples);
-  at('range').textContent = `${time(low)} – ${time(high)}`;
+  const {low, high, edge} = drawSamples(at('chart'), samples);
+  const cut = high > edge ? `, drawn to ${time(edge)}` : '';
+  at('range').textContent = `${time(low)} – ${time(high)}${cut}`;
   at('count').textContent = `${samples.length} samples`;
   const [p50, p90] = [50, 90].map((share) => time(percentile(samples, share)));
   showFigures([['p50', p50], ['p90', p90], ['load', load ? time(load) : '–']]);
@@ -143,6 +148,6 @@ function say(kind, text) {
 }
 
 const {cpu, cores, os} = await describeMachine();
-at('machine').textContent = [...(os.startsWith(cpu) ? [] : [cpu]), os, `${cores} cores`].join(', ');
+at('machine').textContent = [cpu, os, `${cores} cores`].join(', ');
 navigator.wakeLock?.request('screen').catch(() => {}); // a dark screen slows a phone down
 listen(await describeBrowser());
