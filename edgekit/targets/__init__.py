@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edgekit.errors import TargetError
-from edgekit.types import LOCAL, Job, JobResult, Machine, Progress
+from edgekit.errors import RunnerError, TargetError
+from edgekit.types import LOCAL, Job, JobResult, Progress
 
 KNOWN = (
     LOCAL,
@@ -33,13 +33,12 @@ class Target(Protocol):
     models_cycles: bool
     """There is a model of its processor, which makes cycles of them."""
 
-    def machine(self) -> Machine: ...
-
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """Carry out `job`.
 
         Raises:
-            RunnerError: the runtime refused the file, crashed, or took over `timeout` seconds.
+            RunnerError: the runtime refused the file, crashed, or took over `timeout` seconds;
+                or there is none for the format.
             MissingDependency: the runtime is not installed.
         """
         ...
@@ -80,3 +79,21 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
 
         return QemuTarget(uri)
     raise TargetError(f"unknown target {uri!r}", hint=f"known targets: {', '.join(KNOWN)}")
+
+
+def require_able(target: Target, job: Job) -> None:
+    """See that `job` is one for `target`.
+
+    Raises:
+        RunnerError: there is no runtime for the format.
+        TargetError: instructions are to be counted where nothing is emulated.
+    """
+    if job.format not in target.formats:
+        raise RunnerError(
+            f"{target.uri} runs {' and '.join(target.formats)}, not {job.format}",
+            hint="take the target local",
+        )
+    if job.action in ("count", "model") and not target.is_emulated:
+        raise TargetError(
+            f"{target.uri} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
+        )

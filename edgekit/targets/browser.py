@@ -26,11 +26,12 @@ from urllib.parse import parse_qsl
 from edgekit.agent import machine
 from edgekit.agent.protocol import DecodeError, decode
 from edgekit.errors import MissingDependency, RunnerError, TargetError
+from edgekit.targets import require_able
 from edgekit.targets.browser_programs import Browser, find
 from edgekit.targets.browser_server import GRACE_S, Page, PageLost, PageServer
 from edgekit.targets.browser_task import Task
 from edgekit.targets.node import packages_folder
-from edgekit.types import Job, JobResult, Machine, Notice
+from edgekit.types import Job, JobResult, Notice
 
 START_S = 60
 """A browser on a busy machine opens our page within this time."""
@@ -82,23 +83,14 @@ class BrowserTarget:
         self._browser: Browser | None = None
         self._visitor: Page | None = None
 
-    def machine(self) -> Machine:
-        """This machine; that of a phone is known only once it has answered."""
-        return machine.describe()
-
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.
 
         Raises:
             TargetError: the browser does not start, ended, or nobody opened the page.
         """
-        backend = self._options.backend
-        if job.format not in self.formats:
-            raise RunnerError(
-                f"{job.format} does not run on {backend} in a browser",
-                hint=f"{backend} is for: {', '.join(self.formats)}",
-            )
-        task = Task(job, {"backend": backend, "versions": versions()})
+        require_able(self, job)
+        task = Task(job, {"backend": self._options.backend, "versions": versions()})
         try:
             server = self._open()
             page = self._page(server)

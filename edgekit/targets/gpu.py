@@ -18,14 +18,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekit.agent import machine
-from edgekit.agent.adapters import Adapter, Adapters, fastest, label
+from edgekit.agent.adapters import Adapter, Adapters, label
 from edgekit.agent.protocol import decode
 from edgekit.errors import MissingDependency, RunnerError, TargetError
 from edgekit.processes import describe_exit
+from edgekit.targets import require_able
 from edgekit.targets.agent_process import ask_agent, read_answer
 from edgekit.targets.gpu_packages import CUDA, WEBGPU, Packages
-from edgekit.types import Job, JobResult, Machine
+from edgekit.types import Job, JobResult
 
 BACKENDS = ("webgpu", "cuda", "tensorrt")
 DRIVERS = "install the driver of your GPU; for parity only, in software: "
@@ -59,10 +59,6 @@ class GpuTarget:
         self._backend = backend_of(uri)
         webgpu = self._backend in (None, "webgpu")
         self.formats: tuple[str, ...] = ("tflite", "onnx") if webgpu else ("onnx",)
-
-    def machine(self) -> Machine:
-        """This one, with the GPU that ONNX files run on."""
-        return dataclasses.replace(machine.describe(), accelerator=fastest(self._adapters("onnx")))
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.
@@ -134,17 +130,7 @@ class GpuTarget:
         )
 
     def _check(self, job: Job) -> None:
-        if job.format not in self.formats:
-            raise RunnerError(
-                f"{self.uri} runs {' and '.join(self.formats)}, not {job.format}",
-                hint="TF.js on a GPU: --target 'browser?backend=webgpu'"
-                if job.format == "tfjs"
-                else "take --target gpu",
-            )
-        if job.action == "count":
-            raise TargetError(
-                f"{self.uri} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
-            )
+        require_able(self, job)
         if job.threads != 1:
             raise TargetError(
                 f"threads are the CPU's: {self.uri} has none to choose", hint="leave --threads out"

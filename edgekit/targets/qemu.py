@@ -14,8 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from edgekit.errors import RunnerError, TargetError
-from edgekit.targets import cycle_model
+from edgekit.errors import TargetError
+from edgekit.targets import cycle_model, require_able
 from edgekit.targets.agent_process import agent_files, ask_agent, read_answer
 from edgekit.targets.arm_root import SUITE, find_program, python_command, require_root
 from edgekit.targets.qemu_profiles import CORES, PROFILES
@@ -48,16 +48,6 @@ class QemuTarget:
         self._profile = PROFILES[name]
         self.models_cycles = self._profile.core is not None
 
-    def machine(self) -> Machine:
-        """What is emulated; nothing of the machine that does it."""
-        return Machine(
-            cpu=f"{self._profile.title} (emulated)",
-            arch="aarch64",
-            cores=CORES,
-            memory_bytes=0,
-            os=f"Debian {SUITE}, qemu-user {_qemu_version()}",
-        )
-
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.
 
@@ -73,14 +63,15 @@ class QemuTarget:
             (desk / "root").symlink_to(root)
             done = ask_agent(
                 self._command(job.action),
-                _laid_out(job, desk),
+                job,
                 timeout=timeout,
                 place=self.uri,
+                sent=_laid_out(job, desk),
                 cwd=desk,
                 env={},
             )
             result = dataclasses.replace(
-                read_answer(job, done, place=self.uri), machine=self.machine()
+                read_answer(job, done, place=self.uri), machine=self._machine()
             )
             if job.action in ("count", "model"):
                 result = dataclasses.replace(result, instructions=self._counts(desk, done))
@@ -94,12 +85,18 @@ class QemuTarget:
     def close(self) -> None:
         pass
 
+    def _machine(self) -> Machine:
+        """What is emulated; nothing of the machine that does it."""
+        return Machine(
+            cpu=f"{self._profile.title} (emulated)",
+            arch="aarch64",
+            cores=CORES,
+            memory_bytes=0,
+            os=f"Debian {SUITE}, qemu-user {_qemu_version()}",
+        )
+
     def _check(self, job: Job) -> None:
-        if job.format not in self.formats:
-            raise RunnerError(
-                f"{self.uri} runs {' and '.join(self.formats)}, not {job.format}",
-                hint="take the target local",
-            )
+        require_able(self, job)
         if job.action in ("time", "profile"):
             raise TargetError(
                 f"{self.uri} is emulated: how long a model takes here is no latency",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edgekit.agent import machine
 from edgekit.errors import MissingDependency, TargetError
-from edgekit.targets import arm_root, browser, browser_programs, node, open_target
+from edgekit.targets import arm_root, browser, browser_programs, node
 from edgekit.targets.agent_process import REQUIREMENTS
 from edgekit.targets.gpu import GpuTarget
 from edgekit.targets.qemu_profiles import PROFILES
@@ -91,7 +92,7 @@ def _here() -> TargetStatus:
         _python("onnx", "onnxruntime"),
         _status("tfjs", "@tensorflow/tfjs in Node.js", _in_node),
     )
-    return TargetStatus(LOCAL, open_target(LOCAL).machine().cpu, runtimes)
+    return TargetStatus(LOCAL, machine.describe().cpu, runtimes)
 
 
 def _gpu() -> TargetStatus:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from edgekit import latency
+from edgekit.agent import machine
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.errors import EdgekitError, MissingDependency, RunnerError, TargetError
 from edgekit.samples import read_npz
@@ -96,7 +97,7 @@ def test_a_file_computes_in_chromium_what_it_computes_here(chromium, jobs, artif
     there, result = outputs(chromium, jobs[artifact])
     assert_close(there, outputs(LocalTarget(), jobs[artifact])[0])
     assert result.runtime.backend == "wasm"
-    assert result.machine.cpu == LocalTarget().machine().cpu
+    assert result.machine.cpu == machine.describe().cpu
     assert "Chrom" in result.machine.os
 
 
@@ -147,9 +148,8 @@ def test_a_software_renderer_is_named(jobs):
         if "SwiftShader" in result.runtime.backend:
             assert result.runtime.backend.endswith("; software, parity only)")
             assert "software" in target.execute(timed(jobs["fp32.tfjs"])).warnings[0]
-        with pytest.raises(RunnerError, match="onnx does not run on webgl") as caught:
+        with pytest.raises(RunnerError, match=r"browser\?backend=webgl runs tfjs, not onnx"):
             target.execute(jobs["fp32.onnx"])
-        assert "tfjs" in str(caught.value.hint)
     finally:
         target.close()
 

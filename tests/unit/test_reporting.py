@@ -281,7 +281,7 @@ class TestWriting:
         file = tmp_path / "r.md"
         file.write_text("before")
         monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(EdgekitError, match="cannot be written: full"):
             edgekit.report(source=workspace.path, output=file)
         assert file.read_text() == "before"
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
