@@ -95,7 +95,7 @@ def bench(
 
 
 def _print(result: BenchResult) -> None:
-    from edgekit import tables
+    from edgekit import operator_tables, tables
 
     if result.counts:
         options.print_table(tables.instructions(result.counts))
@@ -107,6 +107,6 @@ def _print(result: BenchResult) -> None:
     for line in tables.conditions(result.records):
         click.echo(line)
     for record in result.profiles:
-        click.echo("\n".join(("", *tables.profile_summary(record))))
-        options.print_table(tables.operators(record))
+        click.echo("\n".join(("", *operator_tables.profile_summary(record))))
+        options.print_table(operator_tables.operators(record))
     options.print_failures(result.failures)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit import tables
+from edgekit import operator_tables
 from edgekit.agent.litert_names import Node, names_of
 from edgekit.agent.litert_profiler import LitertProfiler, _calls, _Event
 from edgekit.agent.profiling import Call, Invocation, _onnx_invocations, summarize
@@ -228,11 +228,11 @@ def cells(table):
 
 def test_a_long_tail_is_one_line_and_nothing_is_lost():
     operators = [OperatorTime("Conv", f"layer{i}", 2, 1000 * i) for i in range(40)]
-    table = tables.operators(record(operators, 800_000))
+    table = operator_tables.operators(record(operators, 800_000))
     kinds, names, calls, _, shares = cells(table)
-    assert len(kinds) == tables.MOST_OPERATORS
+    assert len(kinds) == operator_tables.MOST_OPERATORS
     assert names[0] == "layer39"
-    assert kinds[-1] == f"{40 - tables.MOST_OPERATORS + 1} others"
+    assert kinds[-1] == f"{40 - operator_tables.MOST_OPERATORS + 1} others"
     assert sum(float(c) for c in calls) == 80
     assert sum(float(s.rstrip("%")) for s in shares) == pytest.approx(100, abs=1)
 
@@ -248,7 +248,7 @@ def test_a_long_tail_is_one_line_and_nothing_is_lost():
 )
 def test_a_sum_that_is_off_is_said(operators_us, p50_us, said):
     found = record([OperatorTime("Conv", "a", 1, operators_us * 1000)], p50_us * 1000)
-    first, *warnings = tables.profile_summary(found)
+    first, *warnings = operator_tables.profile_summary(found)
     assert f"({operators_us / p50_us:.0%} of it are operators)" in first
     assert [w.startswith(f"warning: {said}") for w in warnings] == ([True] if said else [])
-    assert ("< 1.00 µs" in cells(tables.operators(found))[3]) == (operators_us == 0)
+    assert ("< 1.00 µs" in cells(operator_tables.operators(found))[3]) == (operators_us == 0)
