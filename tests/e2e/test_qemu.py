@@ -121,6 +121,12 @@ def test_a_machine_without_a_model_of_its_cycles(digits):
         assert "qemu:pi4 or qemu:pi5" in done.err
 
 
+def test_operators_have_no_times_there(digits):
+    done = run_edgekit("bench", digits / "fp32.onnx", "--target", "qemu:pi4", "--profile")
+    assert done.code == 1
+    assert "no runtime of qemu:pi4 tells the times of operators: fp32.onnx" in done.err
+
+
 def test_without_llvm_nothing_is_modelled(jobs, monkeypatch):
     monkeypatch.setattr(cycle_model.shutil, "which", lambda name: None)
     with pytest.raises(MissingDependency, match="needs llvm-mc-19") as missing:
