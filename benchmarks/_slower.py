@@ -20,7 +20,9 @@ BATCHES, BATCH_NS = 15, 1_000_000
 
 
 def time_slower(invoke: Callable[[], object], seconds: float) -> timing.Measurement:
-    many = 1000
+    # As many turns as take about as long as the call: fewer would drown in its noise.
+    turn_ns = timed_ns(spinning(lambda: None, 10_000), 10) / 10_000
+    many = max(100, round(statistics.median(timed_ns(invoke, 1) for _ in range(5)) / turn_ns))
     plain, empty, full = medians_ns(invoke, spinning(invoke, 0), spinning(invoke, many))
     turns = round(((1 + SHARE) * plain - empty) / (full - empty) * many)
     return timing.measure(spinning(invoke, max(0, turns)), seconds)
