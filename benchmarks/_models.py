@@ -113,6 +113,15 @@ def mobilenet_224() -> tuple[keras.Model, np.ndarray]:
     return _mobilenet(224, 1.0)
 
 
+def resnet50_112() -> tuple[keras.Model, np.ndarray]:
+    """ResNet50 for 112x112 pixels, logits: some 20 ms a row."""
+    model = keras.applications.ResNet50(
+        weights=None, input_shape=(112, 112, 3), classifier_activation=None
+    )
+    rows = _images(112)
+    return _settled(model, rows[:ROWS]), rows
+
+
 def _mobilenet(size: int, alpha: float) -> tuple[keras.Model, np.ndarray]:
     model = keras.applications.MobileNetV2(
         (size, size, 3), alpha, weights=None, classifier_activation=None

@@ -28,6 +28,7 @@ MODELS = {
     "digits_mlp": "digits MLP",
     "fashion_mnist_cnn": "small CNN",
     "mobilenet_96": "MobileNetV2 0.35, 96",
+    "resnet50_112": "ResNet50, 112",
 }
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
         CheckFailed,
         ConversionError,
         EdgekitError,
+        GateError,
         MissingDependency,
+        NotComparable,
         RecipeError,
         RunnerError,
         SourceError,
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from edgekit.verbs.bench import bench
     from edgekit.verbs.demo import demo
     from edgekit.verbs.export import ExportFailed, export
+    from edgekit.verbs.gate import GateFailed, gate
     from edgekit.verbs.inspect import inspect
     from edgekit.verbs.outcome import BudgetExceeded
     from edgekit.verbs.prune import PruneFailed, prune
     from edgekit.verbs.quantize import QuantizeFailed, quantize
+    from edgekit.verbs.report import report
     from edgekit.verbs.run import RunFailed, run
     from edgekit.verbs.targets import list_targets, prepare
     from edgekit.verbs.train import train
@@ -37,7 +41,9 @@ _HOMES = {
         "CheckFailed",
         "ConversionError",
         "EdgekitError",
+        "GateError",
         "MissingDependency",
+        "NotComparable",
         "RecipeError",
         "RunnerError",
         "SourceError",
@@ -47,10 +53,12 @@ _HOMES = {
     "edgekit.verbs.bench": ("bench",),
     "edgekit.verbs.demo": ("demo",),
     "edgekit.verbs.export": ("ExportFailed", "export"),
+    "edgekit.verbs.gate": ("GateFailed", "gate"),
     "edgekit.verbs.inspect": ("inspect",),
     "edgekit.verbs.outcome": ("BudgetExceeded",),
     "edgekit.verbs.prune": ("PruneFailed", "prune"),
     "edgekit.verbs.quantize": ("QuantizeFailed", "quantize"),
+    "edgekit.verbs.report": ("report",),
     "edgekit.verbs.run": ("RunFailed", "run"),
     "edgekit.verbs.targets": ("list_targets", "prepare"),
     "edgekit.verbs.train": ("train",),
@@ -64,7 +72,10 @@ __all__ = [
     "ConversionError",
     "EdgekitError",
     "ExportFailed",
+    "GateError",
+    "GateFailed",
     "MissingDependency",
+    "NotComparable",
     "PruneFailed",
     "QuantizeFailed",
     "RecipeError",
@@ -78,11 +89,13 @@ __all__ = [
     "bench",
     "demo",
     "export",
+    "gate",
     "inspect",
     "list_targets",
     "prepare",
     "prune",
     "quantize",
+    "report",
     "run",
     "train",
     "verify",

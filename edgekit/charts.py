@@ -40,7 +40,7 @@ svg { background: #fff; font: 12px system-ui, sans-serif; fill: #333 }
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """A candidate in a plot, in pixels; `is_beyond`: its loss is drawn at the edge."""
 
     number: int
@@ -50,13 +50,13 @@ class _Point:
 
 
 @dataclass(frozen=True)
-class _Mark:
+class Mark:
     """One rounded box for candidates that are close to one another, in a plot that starts at `x0`.
 
     It stands in the middle of them or, of the one that was chosen, in its place.
     """
 
-    points: tuple[_Point, ...]
+    points: tuple[Point, ...]
     x0: int
     chosen: int | None
 
@@ -77,7 +77,7 @@ class _Mark:
         y = sum(p.y for p in points) / len(points)
         return max(x, self.x0 + half + 1), y, half
 
-    def hides(self, other: _Mark) -> bool:
+    def hides(self, other: Mark) -> bool:
         (x1, y1, half1), (x2, y2, half2) = self.place, other.place
         return abs(x1 - x2) < half1 + half2 + 2 and abs(y1 - y2) < 2 * RADIUS + 2
 
@@ -97,16 +97,20 @@ _US, _MS = _Unit("µs", 1e3), _Unit("ms", 1e6)
 
 
 def draw_searches(path: Path, searches: Sequence[SearchRecord]) -> None:
-    """Write one SVG file with a row of two plots for each search: by size and by latency."""
+    """Write one SVG file: see `search_picture`."""
+    path.write_text(search_picture(searches), encoding="utf-8")
+
+
+def search_picture(searches: Sequence[SearchRecord]) -> str:
+    """An SVG document with a row of two plots for each search: by size and by latency."""
     parts, top = [], 0
     for search in searches:
         content, height = _row(search, top)
         parts.append(content)
         top += height
-    path.write_text(
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" '
-        f'viewBox="0 0 {WIDTH} {top}"><style>{STYLE}</style>\n' + "\n".join(parts) + "\n</svg>\n",
-        encoding="utf-8",
+        f'viewBox="0 0 {WIDTH} {top}"><style>{STYLE}</style>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
@@ -167,11 +171,11 @@ def _plot(
         return bottom - HEIGHT * (min(value, high) - low) / (high - low)
 
     out = []
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         y = up(tick)
         out.append(f'<line class="grid" x1="{x0}" x2="{x0 + PLOT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(f'<text class="faint end" x="{x0 - 8}" y="{y + 4:.1f}">{tick:g} {unit}</text>')
-    for tick in _ticks(0, widest):
+    for tick in ticks(0, widest):
         out.append(
             f'<text class="faint" x="{across(tick):.1f}" y="{bottom + 24}" '
             f'text-anchor="middle">{tick:g}</text>'
@@ -183,8 +187,8 @@ def _plot(
         f'<line class="budget" x1="{x0}" x2="{x0 + PLOT}" y1="{y:.1f}" y2="{y:.1f}"/>',
         f'<text class="over" x="{x0 + PLOT + 6}" y="{y + 4:.1f}">budget</text>',
     ]
-    found = [_Point(n, across(x), up(loss), loss > high) for n, x, loss in points]
-    for mark in _apart(found, x0, search.chosen):
+    found = [Point(n, across(x), up(loss), loss > high) for n, x, loss in points]
+    for mark in apart(found, x0, search.chosen):
         x, y, half = mark.place
         kind, text = "tried", "number"
         if search.chosen in mark.numbers:
@@ -199,15 +203,15 @@ def _plot(
     return out
 
 
-def _apart(points: Sequence[_Point], x0: int, chosen: int | None) -> list[_Mark]:
+def apart(points: Sequence[Point], x0: int, chosen: int | None) -> list[Mark]:
     """Marks that hide none of one another: of points too close for that, one for all."""
-    marks = [_Mark((point,), x0, chosen) for point in points]
+    marks = [Mark((point,), x0, chosen) for point in points]
     while True:
         pair = next(((a, b) for a, b in combinations(marks, 2) if a.hides(b)), None)
         if pair is None:
             return marks
         one, other = pair
-        marks[marks.index(one)] = _Mark((*one.points, *other.points), x0, chosen)
+        marks[marks.index(one)] = Mark((*one.points, *other.points), x0, chosen)
         marks.remove(other)
 
 
@@ -264,7 +268,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, max_lines=4, placeholder=" …", break_on_hyphens=False)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """About five round numbers from `low` to `high`."""
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))

@@ -8,6 +8,8 @@ EdgekitError
 ├── ConversionError     a format could not be made from the model
 ├── RunnerError         a runtime could not load or run a file
 ├── TargetError         a target cannot be reached
+├── NotComparable       two measurements say nothing of each other
+├── GateError           a rule or a baseline cannot be used
 └── CheckFailed         it worked, and the result is worse than allowed (exit code 3)
 """
 
@@ -70,6 +72,14 @@ class RunnerError(EdgekitError):
 
 class TargetError(EdgekitError):
     """A target cannot be reached or used."""
+
+
+class NotComparable(EdgekitError):
+    """Two measurements that were made under different conditions."""
+
+
+class GateError(EdgekitError):
+    """A rule or a baseline cannot be used, or files cannot be compared with it."""
 
 
 class CheckFailed(EdgekitError):

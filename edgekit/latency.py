@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import datetime
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from edgekit import stats
 from edgekit.errors import EdgekitError, RunnerError, TargetError
-from edgekit.types import JobResult, LatencyRecord, Progress, Timing
+from edgekit.types import Histogram, JobResult, LatencyRecord, Progress, Timing
 
 BUSY = 0.10
 """Share of the CPU time taken by others, above which a measurement is called disturbed."""
@@ -15,6 +20,14 @@ APART = 0.10
 """Largest difference between the medians of two processes, as a share of the overall median."""
 WIDE = 0.25
 """Interquartile range as a share of the median."""
+PERCENTILES = (50, 90, 99)
+RESAMPLES = 500
+"""Of the bootstrap that gives the intervals."""
+
+Interval = tuple[float, float]
+
+TAIL = 4
+"""Times the range from the 5th to the 90th percentile: what a histogram shows above the median."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +57,31 @@ class Summary:
     model_memory_bytes: float | None
     """Median over processes: what each grew by loading the model and running it once."""
     samples: int
+    p50_interval_ns: Interval | None = None
+    """In which it would lie in 95 % of such measurements; None: one process cannot tell."""
+    p90_interval_ns: Interval | None = None
+    p99_interval_ns: Interval | None = None
+    energy_j: float | None = None
+    """Median over processes, of one invocation, where the machine has a meter."""
 
 
 def measure(
-    subjects: Sequence[Subject], *, target: str, threads: int, rounds: int, progress: Progress
+    subjects: Sequence[Subject],
+    *,
+    target: str,
+    threads: int,
+    rounds: int,
+    progress: Progress,
+    pinned: bool = False,
 ) -> list[LatencyRecord | EdgekitError]:
     """Time every subject once per round: A B C, A B C ..., so that drift touches all alike.
+
+    `pinned` says that the processes run on cores of their own, which is up to the caller.
 
     Returns:
         In the order of `subjects`, a record or the error that ended its measurement.
     """
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     results: list[list[JobResult]] = [[] for _ in subjects]
     errors: dict[int, EdgekitError] = {}
     for number in range(rounds):
@@ -67,17 +95,24 @@ def measure(
                 errors |= {k: e for k in range(len(subjects)) if k not in errors}
             except EdgekitError as e:
                 errors[i] = e
-    return [
-        errors.get(i) or _record(subject, results[i], target, threads)
-        for i, subject in enumerate(subjects)
-    ]
+    known = {"target": target, "threads": threads, "pinned": pinned, "began": began}
+    found: list[LatencyRecord | EdgekitError] = []
+    for i, subject in enumerate(subjects):
+        try:
+            found.append(errors.get(i) or _record(subject, results[i], known))
+        except RunnerError as e:
+            found.append(e)
+    return found
 
 
+@functools.lru_cache(maxsize=128)
 def summarize(record: LatencyRecord) -> Summary:
-    """Percentiles over all samples of all processes."""
+    """Percentiles over all samples of all processes, with what chance may make of them."""
     samples = [s for t in record.timings for s in t.samples_ns]
     grown = [t.model_memory_bytes for t in record.timings if t.model_memory_bytes is not None]
     peaks = [t.peak_memory_bytes for t in record.timings if t.peak_memory_bytes is not None]
+    p50, p90, p99 = _intervals(record.timings)
+    joules = [t.energy.joules for t in record.timings if t.energy is not None]
     return Summary(
         artifact=record.artifact,
         p50_ns=stats.percentile(samples, 50),
@@ -88,20 +123,63 @@ def summarize(record: LatencyRecord) -> Summary:
         peak_memory_bytes=max(peaks, default=None),
         model_memory_bytes=stats.median(grown) if grown else None,
         samples=len(samples),
+        p50_interval_ns=p50,
+        p90_interval_ns=p90,
+        p99_interval_ns=p99,
+        energy_j=stats.median(joules) if joules else None,
     )
 
 
+def _intervals(timings: Sequence[Timing]) -> list[Interval | None]:
+    """95 % intervals of the percentiles, by a bootstrap in two steps: processes, then samples.
+
+    Samples of one process are alike, and processes are few: drawn again they differ less than new
+    ones would. So the limits are taken further out, by what a t interval is wider than a normal
+    one (the expanded percentile interval of Hesterberg, 2015). Drawn with a fixed seed.
+    """
+    count = len(timings)
+    if count < 2:
+        return [None] * len(PERCENTILES)
+    random = np.random.default_rng(0)
+    pools = [np.asarray(t.samples_ns) for t in timings]
+    found = np.empty((RESAMPLES, len(PERCENTILES)))
+    for row in found:
+        drawn = [pools[i] for i in random.integers(count, size=count)]
+        again = [pool[random.integers(len(pool), size=len(pool))] for pool in drawn]
+        row[:] = np.percentile(np.concatenate(again), PERCENTILES)
+    tail = stats.expanded_tail(count)
+    low, high = np.quantile(found, [tail, 1 - tail], axis=0)
+    return [(round(a, 1), round(b, 1)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def medians(record: LatencyRecord) -> tuple[float, ...]:
+    """That of each process, in nanoseconds."""
+    return tuple(stats.median(t.samples_ns) for t in record.timings)
+
+
+def histogram(record: LatencyRecord, bins: int) -> Histogram:
+    """All samples, in nanoseconds; the few fastest and a long tail lie beyond the edges."""
+    samples = np.array([s for t in record.timings for s in t.samples_ns])
+    low, early, middle, late, high = np.percentile(samples, [0.5, 5, 50, 90, 99.5])
+    high = min(high, middle + TAIL * (late - early))
+    if high <= low:
+        low, high = 0.99 * low, 1.01 * low
+    edges = np.linspace(low, high, bins + 1)
+    places = np.searchsorted(edges, samples, side="right")
+    counts = np.bincount(places, minlength=bins + 2)
+    return Histogram(tuple(map(float, edges)), tuple(map(int, counts)))
+
+
 def _record(
-    subject: Subject, results: Sequence[JobResult], target: str, threads: int
+    subject: Subject, results: Sequence[JobResult], known: Mapping[str, Any]
 ) -> LatencyRecord:
     timings = tuple(r.timing for r in results if r.timing is not None)
     if len(timings) != len(results):
         raise RunnerError(f"{subject.id}: the agent answered without a timing")
+    _refuse_mixed(results)
     return LatencyRecord(
         artifact=subject.id,
         sha256=subject.sha256,
-        target=target,
-        threads=threads,
         rows=subject.rows,
         timings=timings,
         runtime=results[0].runtime,
@@ -110,7 +188,25 @@ def _record(
             *_warnings(timings, results[0].machine.governor),
             *dict.fromkeys(w for r in results for w in r.warnings),
         ),
+        conditions=tuple(r.conditions for r in results),
+        **known,
     )
+
+
+def _refuse_mixed(results: Sequence[JobResult]) -> None:
+    """Samples of two machines or two runtimes are no one's latency."""
+    places = [replace(r.machine, governor=None) for r in results]
+    if len(set(places)) > 1:
+        names = dict.fromkeys(f"{p.cpu}, {p.os}" for p in places)
+        raise RunnerError(
+            f"timed on different machines: {' / '.join(names)}",
+            hint="time again, on one machine from beginning to end",
+        )
+    names = dict.fromkeys(
+        f"{r.name} {r.version} ({r.backend})" for r in (r.runtime for r in results)
+    )
+    if len(names) > 1:
+        raise RunnerError(f"timed with different runtimes: {' / '.join(names)}", hint="time again")
 
 
 def _warnings(timings: Sequence[Timing], governor: str | None) -> list[str]:

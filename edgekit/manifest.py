@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgekit.agent.protocol import DecodeError, decode, encode
+from edgekit.documents import as_json, write_whole
 from edgekit.errors import WorkspaceError
 from edgekit.types import (
     LOCAL,
     AccuracyRecord,
     Artifact,
     Code,
+    Explanation,
     InstructionRecord,
     LatencyRecord,
     ParityRecord,
@@ -110,6 +108,7 @@ class Manifest:
     latency: tuple[LatencyRecord, ...] = ()
     instructions: tuple[InstructionRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
 
 def here(records: Iterable[R]) -> tuple[R, ...]:
@@ -147,19 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, whole or not at all."""
-    text = _one_line_lists(json.dumps(encode(manifest), indent=1, allow_nan=False)) + "\n"
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".manifest-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, folder / MANIFEST)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_whole(folder / MANIFEST, as_json(encode(manifest)))
 
 
 def judged_by(variant: str | None) -> str | None:
@@ -176,12 +163,3 @@ def reference_name(rows: str, variant: str | None = None) -> str:
     """The data with a Keras model's outputs for `rows`, which is a name of data, too."""
     first = "" if rows == "verification" else f"{rows}-"
     return f"{first}reference" if variant is None else f"{variant}-{first}reference"
-
-
-def _one_line_lists(text: str) -> str:
-    """Indented JSON with lists of numbers (shapes, raw samples) on one line each."""
-    return re.sub(
-        r"\[[\s\d.,eE+-]*(?:null[\s\d.,eE+-]*)*\]",
-        lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"),
-        text,
-    )

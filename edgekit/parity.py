@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 
 from edgekit.stats import agreement
-from edgekit.types import Feed, OutputParity, Tolerance
+from edgekit.types import Feed, Histogram, OutputParity, Tolerance
 
 LARGEST_SQNR_DB = 200.0
 """Reported when there is no difference at all, since JSON knows no infinity."""
@@ -21,6 +21,9 @@ LOST = 10 ** (-10 / 20)
 
 ENOUGH_ROWS = 8
 """Fewer have no typical one among them."""
+
+ERROR_EDGES = tuple(float(f"{10 ** (half / 2):.3g}") for half in range(-18, 1))
+"""Of the histogram of errors: two for each power of ten."""
 
 NORMAL = 1.4826
 """A normal distribution's standard deviation, by its median deviation."""
@@ -138,7 +141,14 @@ def _compare(
         channel_sqnr_db=channels[0] if channels else None,
         dead_channels=channels[1] if channels else None,
         typical_noise=channels[2] if channels else None,
+        errors=_histogram(difference / scale if scale else difference),
     )
+
+
+def _histogram(errors: np.ndarray) -> Histogram:
+    places = np.searchsorted(ERROR_EDGES, errors.ravel(), side="right")
+    counts = np.bincount(places, minlength=len(ERROR_EDGES) + 1)
+    return Histogram(ERROR_EDGES, tuple(int(count) for count in counts))
 
 
 def _channels(wanted: np.ndarray, found: np.ndarray) -> tuple[float, float, float | None] | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit import accuracy, formats, parity
+from edgekit import accuracy, formats, parity, row_scores
 from edgekit.agent.arrays import load_arrays
 from edgekit.evidence import Evidence
 from edgekit.targets import Target
@@ -102,7 +102,9 @@ def prove(
         machine=result.machine,
         target=target.uri,
     )
-    metrics = None if cost is None else accuracy_record(id, sha256, cost, evidence, target.uri)
+    if cost is None:
+        return Proof(record, None, None)
+    metrics = accuracy_record(id, sha256, cost, outputs, evidence, target.uri)
     return Proof(record, metrics, cost)
 
 
@@ -122,14 +124,21 @@ def cost_of(
 
 
 def accuracy_record(
-    id: str, sha256: str, cost: Cost, evidence: Evidence, target: str = LOCAL
+    id: str, sha256: str, cost: Cost, outputs: Feed, evidence: Evidence, target: str = LOCAL
 ) -> AccuracyRecord | None:
     """The task metrics as a workspace keeps them; None where the rows have no labels."""
-    split = "test" if evidence.origin == "recipe" else evidence.origin
-    metrics = cost.metrics
-    if not metrics:
+    if not cost.metrics:
         return None
-    return AccuracyRecord(id, sha256, split, evidence.rows, metrics, target)
+    known = evidence.recipe, outputs, evidence.targets, evidence.original
+    return AccuracyRecord(
+        artifact=id,
+        sha256=sha256,
+        split="test" if evidence.origin == "recipe" else evidence.origin,
+        rows=evidence.rows,
+        metrics=cost.metrics,
+        target=target,
+        scores=row_scores.score(*known, cost.metrics),
+    )
 
 
 def labelled(evidence: Evidence) -> Collection[str]:

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.protocol import (
+    Conditions,
+    Energy,
     Job,
     JobResult,
     Machine,
+    ModelledCycles,
+    OperatorTime,
+    Profile,
     Runtime,
     Signature,
     TensorSpec,
@@ -33,15 +38,23 @@ __all__ = [
     "Artifact",
     "Candidate",
     "Code",
+    "Conditions",
+    "Energy",
     "Explanation",
     "Feed",
+    "Histogram",
     "Job",
     "JobResult",
     "LatencyRecord",
     "LayerError",
     "Machine",
+    "ModelledCycles",
+    "Notice",
+    "OperatorTime",
     "OutputParity",
     "ParityRecord",
+    "Profile",
+    "ProfileRecord",
     "Progress",
     "Pruning",
     "Quantization",
@@ -77,6 +90,10 @@ FREE_DIMENSION = 16
 
 Progress = Callable[[str], None]
 """Told in one line what is being done now."""
+
+
+class Notice(str):
+    """A text for `Progress` that ends no step: what the user has to do meanwhile, or did."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +228,17 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How many values lie where: `counts` has one more than `edges`.
+
+    Its first are below the first edge, its last from the last edge on, the others between two.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class OutputParity:
     """How far one output is from the Keras model's, over all rows.
 
@@ -223,6 +251,7 @@ class OutputParity:
     is the error as a share of the variation, both of the median row, in the median channel: unlike
     a variance it is not made by a few rows of huge values. None: the output is bounded by 1
     (probabilities, masks), where values near a bound are all alike.
+    `errors` are the absolute differences of all values as shares of `scale`.
     """
 
     name: str
@@ -236,6 +265,7 @@ class OutputParity:
     channel_sqnr_db: float | None = None
     dead_channels: float | None = None
     typical_noise: float | None = None
+    errors: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -273,6 +303,19 @@ class ParityRecord:
 
 
 @dataclass(frozen=True)
+class RowScores:
+    """A metric by row, or by group of rows, so that two files can be compared row by row."""
+
+    metric: str
+    higher_is_better: bool
+    dtype: str
+    """"bit" where each row is right or wrong, else "float32"."""
+    count: int
+    data: str
+    """The scores in base64; the first bit of a byte is the largest."""
+
+
+@dataclass(frozen=True)
 class AccuracyRecord:
     """The recipe's metrics over a whole split."""
 
@@ -282,6 +325,8 @@ class AccuracyRecord:
     rows: int
     metrics: Mapping[str, float]
     target: str = LOCAL
+    scores: tuple[RowScores, ...] = ()
+    """Of the metrics that a file is judged by."""
 
 
 @dataclass(frozen=True)
@@ -365,6 +410,8 @@ class Explanation:
     layers: tuple[LayerError, ...]
     """The worst first."""
     notes: tuple[str, ...] = ()
+    quantization: Quantization = field(default_factory=Quantization)
+    """How the file was made that was looked into, and not published."""
 
 
 @dataclass(frozen=True)
@@ -381,6 +428,12 @@ class LatencyRecord:
     runtime: Runtime
     machine: Machine
     warnings: tuple[str, ...] = field(default=())
+    conditions: tuple[tuple[Conditions, ...], ...] = ()
+    """What the machine said of its state before and after each process, where it does."""
+    pinned: bool = False
+    """Whether the processes were kept on as many cores as they have threads."""
+    began: str = ""
+    """When the measurement did, ISO 8601, UTC: the same in all records that were made in turns."""
 
 
 @dataclass(frozen=True)
@@ -394,5 +447,26 @@ class InstructionRecord:
     """Rows per invocation (the batch)."""
     counts: tuple[int, ...]
     """Of one invocation after the other; the k-th of two measurements can be compared."""
+    runtime: Runtime
+    machine: Machine
+    modelled: ModelledCycles | None = None
+    """Of the first of these counts, where it was asked for."""
+
+
+@dataclass(frozen=True)
+class ProfileRecord:
+    """The operators of one artifact on one machine, in a run of its own: profiling costs time."""
+
+    artifact: str
+    sha256: str
+    target: str
+    threads: int
+    rows: int
+    """Rows per invocation (the batch)."""
+    profile: Profile
+    operators_ns: float
+    """All operators together."""
+    p50_ns: float | None
+    """One invocation when nobody asks for operators: what `operators_ns` is to be held against."""
     runtime: Runtime
     machine: Machine

@@ -30,6 +30,7 @@ from edgekit.types import (
     BASELINE,
     AccuracyRecord,
     Artifact,
+    Explanation,
     InstructionRecord,
     LatencyRecord,
     ParityRecord,
@@ -40,7 +41,7 @@ from edgekit.types import (
 )
 
 Measured = ParityRecord | AccuracyRecord | LatencyRecord | InstructionRecord
-Record = Measured | SearchRecord
+Record = Measured | SearchRecord | Explanation
 
 PREPROCESSING = "preprocessing.json"
 LOCK = ".lock"
@@ -252,6 +253,11 @@ class Workspace:
             *(d.path for d in data.values()),
         ]
         subjects = {*artifacts, *(self.manifest.variants[v].path for v in gone)}
+        subjects |= {
+            e.artifact
+            for e in self.manifest.explanations
+            if any(e.artifact.startswith(f"{v}-") for v in gone)
+        }
         changes: dict[str, Any] = {
             "variants": {n: v for n, v in self.manifest.variants.items() if n not in gone},
             "artifacts": tuple(a for a in self.manifest.artifacts if a.id not in artifacts),
@@ -275,7 +281,8 @@ class Workspace:
 
         kept = [a for a in self.manifest.artifacts if a.id != artifact.id]
         changes: dict[str, Any] = {"artifacts": tuple(sorted([*kept, artifact], key=_order))}
-        for kind in _KINDS.values():
+        # An explanation is not of this file: it is of one that was made to be looked into.
+        for kind in set(_KINDS.values()) - {"explanations"}:
             present = getattr(self.manifest, kind)
             changes[kind] = tuple(r for r in present if _subject(r) != artifact.id)
         for record in records:
@@ -329,6 +336,7 @@ _KINDS: dict[type, str] = {
     LatencyRecord: "latency",
     InstructionRecord: "instructions",
     SearchRecord: "searches",
+    Explanation: "explanations",
 }
 
 
@@ -340,11 +348,18 @@ def _subject(record: Any) -> str | None:
 def _conditions(record: Any) -> tuple[Any, ...]:
     """What two records must share for the newer one to replace the older."""
     if isinstance(record, LatencyRecord):
-        return record.artifact, record.target, record.threads, record.machine.cpu
+        # Two phones may have the same name for their processor.
+        place = record.machine
+        return (
+            *(record.artifact, record.target, record.threads),
+            *(place.cpu, place.os, place.cores),
+        )
     if isinstance(record, AccuracyRecord):
         return record.artifact, record.split, record.target
     if isinstance(record, SearchRecord):
         return record.format, record.method
+    if isinstance(record, Explanation):
+        return (record.artifact,)
     if isinstance(record, InstructionRecord):
         return record.artifact, record.target
     return record.artifact, record.target, record.runtime.name, record.machine.cpu

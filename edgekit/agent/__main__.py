@@ -9,11 +9,14 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 
 from . import conditions, machine
+from .adapters import SOFTWARE
 from .arrays import load_arrays, save_arrays
 from .counting import mark_first_row
-from .protocol import Job, JobResult, decode, encode
+from .profiling import profile_first_row
+from .protocol import Job, JobResult, Runtime, decode, encode
 from .rows import run_rows, time_first_row
 from .runners import load_runtime, open_runner
 
@@ -21,27 +24,37 @@ from .runners import load_runtime, open_runner
 def execute(job: Job) -> JobResult:
     """Carry out `job` in this process."""
     feed = load_arrays(job.inputs)
-    load_runtime(job.format)
-    before = machine.allocated_bytes()
+    if job.action == "profile":
+        runtime, profile = profile_first_row(job, feed)
+        return JobResult(runtime, machine.describe(), profile=profile)
+    load_runtime(job.format, job.accelerator)
+    # Of a model in a GPU's memory this process sees nothing.
+    before = machine.allocated_bytes() if job.accelerator is None else None
     start = time.perf_counter_ns()
-    runner = open_runner(job.format, job.artifact, job.signature, job.threads)
+    runner = open_runner(job.format, job.artifact, job.signature, job.threads, job.accelerator)
     load_ns = time.perf_counter_ns() - start
+    here = replace(machine.describe(), accelerator=runner.adapter)
     if job.action == "run":
         outputs = run_rows(runner, job.signature, feed)
-        return JobResult(runner.runtime, machine.describe(), outputs=save_arrays(outputs, job.out))
-    if job.action == "count":
+        return JobResult(runner.runtime, here, outputs=save_arrays(outputs, job.out))
+    if job.action in ("count", "model"):
         mark_first_row(runner, job, feed)
-        return JobResult(runner.runtime, machine.describe())
+        return JobResult(runner.runtime, here)
     cool = conditions.read()
     timing = time_first_row(runner, job, feed, load_ns, before)
     warm = conditions.read()
     return JobResult(
         runner.runtime,
-        machine.describe(),
+        here,
         timing=timing,
         conditions=(cool, warm),
-        warnings=conditions.warnings(cool, warm),
+        warnings=(*conditions.warnings(cool, warm), *_of_software(runner.runtime)),
     )
+
+
+def _of_software(runtime: Runtime) -> tuple[str, ...]:
+    software = SOFTWARE in runtime.backend
+    return ("timed on a software renderer: good for parity only",) if software else ()
 
 
 def main() -> int:

@@ -9,11 +9,14 @@ import numpy as np
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], folder: str | Path) -> dict[str, str]:
-    """Write each array into `folder`; the files by name (names need not be good file names)."""
+    """Write each array into `folder`; the files by name (names need not be good file names).
+
+    In C order, whatever the array's own: JavaScript reads no other.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = {name: str(Path(folder, f"{i}.npy")) for i, name in enumerate(arrays)}
     for name, path in paths.items():
-        np.save(path, arrays[name], allow_pickle=False)
+        np.save(path, np.asarray(arrays[name], order="C"), allow_pickle=False)
     return paths
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .protocol import Job
+from .rows import first_batch
 from .runners import Runner
 
 CALL, START, STOP = 5000, 1, 2
@@ -25,8 +26,7 @@ def mark_first_row(runner: Runner, job: Job, feed: Mapping[str, np.ndarray]) -> 
 
     What is counted in an empty pair is the cost of marking.
     """
-    batch = job.signature.inputs[0].shape[0] or 1
-    runner.bind({name: np.repeat(value[:1], batch, 0) for name, value in feed.items()})
+    runner.bind(first_batch(job.signature, feed))
     syscall = ctypes.CDLL(None).syscall
     gc.disable()  # a collection would fall into some invocations and not into others
     for _ in range(INVOCATIONS):

@@ -62,6 +62,8 @@ class Machine:
     memory_bytes: int
     os: str
     governor: str | None = None
+    accelerator: str | None = None
+    """The GPU that computed, where one did."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,13 @@ class Job:
     `run`: every row of `inputs` through the model, outputs written as .npy into `out`.
     `time`: the first row again and again; only the invocation is timed.
     `count`: the first row a few times, each marked for the emulator, which counts instructions.
+    `model`: as count, and the emulator keeps which instructions, for a model of the processor.
+    `profile`: the first row again and again, with the runtime's own times of operators.
     `inputs` maps Keras names to .npy files; all files have the same number of rows.
+    `accelerator`: None is the CPU; "gpu" any GPU, "cuda", "tensorrt" and "webgpu" by that way only.
     """
 
-    action: Literal["run", "time", "count"]
+    action: Literal["run", "time", "count", "model", "profile"]
     format: str
     artifact: str
     signature: Signature
@@ -82,7 +87,16 @@ class Job:
     out: str
     threads: int = 1
     seconds: float = 1.0
+    accelerator: str | None = None
     version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What one invocation takes of all that a meter sees, which a machine at rest takes, too."""
+
+    joules: float
+    meter: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,51 @@ class Timing:
     mapped, the code of the runtime not; None where it cannot be told."""
     busy_fraction: float | None = None
     """Share of the machine's CPU time that other processes used meanwhile."""
+    energy: Energy | None = None
+    """Where the machine has a meter; measured after the times."""
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """What one operator takes in one invocation, all its calls together, in nanoseconds.
+
+    `type` and `name` are the runtime's, which joins and renames operators. Operators inside a loop
+    or a branch are listed by themselves and not a part of it.
+    """
+
+    type: str
+    name: str
+    calls: float
+    ns: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The operators of a file in the order of their first call: means over `invocations`.
+
+    `invocation_ns` is one invocation from outside, while it was profiled, which costs time. The
+    runtime's clock cuts each call to whole steps of `resolution_ns`: many short ones are too low.
+    """
+
+    operators: tuple[OperatorTime, ...]
+    invocations: int
+    invocation_ns: float
+    resolution_ns: float
+
+
+@dataclass(frozen=True)
+class ModelledCycles:
+    """What a model of a processor makes of one invocation's instructions: no measurement.
+
+    `core` and `tool` are the model's, `coverage` is the share of instructions that it was given.
+    """
+
+    cycles: int
+    clock_hz: int
+    core: str
+    tool: str
+    coverage: float
+    label: str = "modelled, uncalibrated"
 
 
 @dataclass(frozen=True)
@@ -126,6 +185,8 @@ class JobResult:
 
     `outputs` (Keras name -> .npy file) for run, `timing` for time. `instructions` for count: those
     of one invocation after the other; the k-th of two runs are equal, those of one run need not be.
+    `modelled`, besides, for model: of the first of these.
+    `profile` for profile.
     `conditions` are those before and after a time, `warnings` why they call it into question.
     """
 
@@ -134,6 +195,8 @@ class JobResult:
     outputs: Mapping[str, str] = field(default_factory=dict)
     timing: Timing | None = None
     instructions: tuple[int, ...] | None = None
+    modelled: ModelledCycles | None = None
+    profile: Profile | None = None
     conditions: tuple[Conditions, ...] = ()
     warnings: tuple[str, ...] = ()
     version: int = PROTOCOL_VERSION

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from . import machine
+from . import energy, machine
 from .protocol import Job, Signature, Timing
 from .runners import Runner
 from .timing import measure
@@ -48,6 +48,12 @@ def pad(value: np.ndarray, batch: int | None) -> np.ndarray:
     return np.concatenate([value, value[-1:].repeat(missing, 0)]) if missing > 0 else value
 
 
+def first_batch(signature: Signature, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The first row, as often as a fixed batch takes it."""
+    batch = signature.inputs[0].shape[0] or 1
+    return {name: np.repeat(value[:1], batch, 0) for name, value in feed.items()}
+
+
 def time_first_row(
     runner: Runner, job: Job, feed: Mapping[str, np.ndarray], load_ns: int, before: int | None
 ) -> Timing:
@@ -55,12 +61,12 @@ def time_first_row(
 
     `before` are the allocated bytes before the model was loaded; None: not known.
     """
-    batch = job.signature.inputs[0].shape[0] or 1
-    runner.bind({name: np.repeat(value[:1], batch, 0) for name, value in feed.items()})
+    runner.bind(first_batch(job.signature, feed))
     runner.invoke()
     memory = _taken(job.artifact, before)
     busy = machine.BusyMeter()
     measured = measure(runner.invoke, job.seconds)
+    busy_fraction = busy.read()
     return Timing(
         samples_ns=measured.samples_ns,
         loops=measured.loops,
@@ -69,7 +75,8 @@ def time_first_row(
         load_ns=load_ns,
         peak_memory_bytes=machine.peak_resident_bytes(),
         model_memory_bytes=memory,
-        busy_fraction=busy.read(),
+        busy_fraction=busy_fraction,
+        energy=energy.measure(runner.invoke, job.seconds),
     )
 
 

@@ -7,7 +7,7 @@ quantized integers the runner converts, as an application would.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Runner(Protocol):
     """A loaded model."""
 
     runtime: Runtime
+    adapter: str | None
+    """The GPU that it runs on."""
 
     @property
     def invoke(self) -> Callable[[], object]: ...
@@ -34,8 +36,14 @@ class Runner(Protocol):
     def read(self) -> dict[str, np.ndarray]: ...
 
 
-def open_runner(form: str, path: str, signature: Signature, threads: int) -> Runner:
-    """Load the file `path` of format `form` ("tflite" or "onnx") on the CPU."""
+def open_runner(
+    form: str, path: str, signature: Signature, threads: int, accelerator: str | None = None
+) -> Runner:
+    """Load the file `path` of format `form` ("tflite" or "onnx"), on the CPU unless told."""
+    if accelerator is not None:
+        from .accelerated import open_accelerated
+
+        return open_accelerated(form, path, signature, accelerator)
     if form == "tflite":
         return TfliteRunner(path, signature, threads)
     if form == "onnx":
@@ -43,9 +51,13 @@ def open_runner(form: str, path: str, signature: Signature, threads: int) -> Run
     raise ValueError(f"this agent runs tflite and onnx, not {form!r}")
 
 
-def load_runtime(form: str) -> None:
-    """Load the runtime for files of format `form` itself, so that its memory is not a model's."""
-    if form == "tflite":
+def load_runtime(form: str, accelerator: str | None = None) -> None:
+    """Load the runtime for files of format `form` itself: its memory and time are not a model's."""
+    if form == "onnx" and accelerator is not None:
+        from .accelerated import start_provider
+
+        start_provider(accelerator)
+    elif form == "tflite":
         import ai_edge_litert.interpreter  # noqa: F401
     elif form == "onnx":
         import onnxruntime
@@ -55,6 +67,8 @@ def load_runtime(form: str) -> None:
 
 class TfliteRunner:
     """LiteRT's interpreter; inputs and outputs found through the file's signature."""
+
+    adapter: str | None = None
 
     def __init__(self, path: str, signature: Signature, threads: int) -> None:
         import ai_edge_litert
@@ -66,8 +80,8 @@ class TfliteRunner:
         if len(keys) != 1:
             raise ValueError(f"expected one signature in the file, found {keys}")
         native = self._interpreter.get_signature_runner(keys[0])
-        self._inputs = _by_native(signature.inputs, native.get_input_details())
-        self._outputs = _by_native(signature.outputs, native.get_output_details())
+        self._inputs = by_native(signature.inputs, native.get_input_details())
+        self._outputs = by_native(signature.outputs, native.get_output_details())
         self.invoke = self._interpreter.invoke
         delegated = any(op["op_name"] == "DELEGATE" for op in self._interpreter._get_ops_details())
         self.runtime = Runtime(
@@ -94,7 +108,7 @@ class TfliteRunner:
         }
 
 
-def _by_native(
+def by_native(
     specs: tuple[TensorSpec, ...], details: Mapping[str, Mapping[str, int]]
 ) -> list[tuple[TensorSpec, int]]:
     missing = [s.native for s in specs if s.native not in details]
@@ -108,16 +122,22 @@ def _by_native(
 class OnnxRunner:
     """ONNX Runtime on its CPU provider."""
 
-    def __init__(self, path: str, signature: Signature, threads: int) -> None:
+    adapter: str | None = None
+
+    def __init__(
+        self, path: str, signature: Signature, threads: int, profile: str | None = None
+    ) -> None:
+        """Load `path`; `profile` is how the file begins that the times of operators go to."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = self._open(path, options)
         self._specs = signature
         self._names = [s.native for s in signature.outputs]
         present = {t.name for t in (*self._session.get_inputs(), *self._session.get_outputs())}
@@ -132,6 +152,11 @@ class OnnxRunner:
             backend=self._session.get_providers()[0],
         )
 
+    def _open(self, path: str, options: Any) -> Any:
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
     def bind(self, feed: Mapping[str, np.ndarray]) -> None:
         self._feed = {s.native: quantize(feed[s.name], s) for s in self._specs.inputs}
 
@@ -141,6 +166,10 @@ class OnnxRunner:
     def read(self) -> dict[str, np.ndarray]:
         pairs = zip(self._specs.outputs, self._results, strict=True)
         return {spec.name: dequantize(value, spec) for spec, value in pairs}
+
+    def end_profiling(self) -> str:
+        """The file that the times of operators are in, now complete."""
+        return str(self._session.end_profiling())
 
 
 def quantize(value: np.ndarray, spec: TensorSpec) -> np.ndarray:

@@ -11,6 +11,8 @@ WINDOW = 5
 """Invocations per warm-up window."""
 STABLE_WITHIN = 0.05
 """Warm-up ends when two windows in a row have medians this close."""
+WARM_UP_S = 0.5
+"""Time that a warm-up may take, however short the measurement: a slow model has few calls in it."""
 SHORTEST_SAMPLE_NS = 50_000
 """One sample lasts at least this long, so that the clock's own 100 ns stay below 0.3 %."""
 MOST_SAMPLES = 1000
@@ -28,8 +30,11 @@ class Measurement:
 
 
 def measure(invoke: Callable[[], object], seconds: float) -> Measurement:
-    """Time `invoke` for about `seconds`, after a warm-up of at most half as long."""
-    warmup, stable, median_ns = _warm_up(invoke, seconds / 2)
+    """Time `invoke` for about `seconds`, after a warm-up until it is stable.
+
+    That takes WARM_UP_S at most, or half of `seconds` if that is longer.
+    """
+    warmup, stable, median_ns = _warm_up(invoke, max(seconds / 2, WARM_UP_S))
     loops = max(1, round(SHORTEST_SAMPLE_NS / median_ns))
     samples: list[float] = []
     repeat = range(loops)

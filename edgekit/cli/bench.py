@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    default=3,
+    default=7,
     show_default=True,
     help="Processes per artifact, interleaved.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.05),
-    default=1.0,
+    default=0.3,
     show_default=True,
     help="Measured in each process.",
 )
@@ -40,6 +40,19 @@ if TYPE_CHECKING:
     default=True,
     show_default=True,
     help="Also time the Keras model (starts TensorFlow).",
+)
+@click.option(
+    "--pin", is_flag=True, help="Keep each process on as many cores as it has threads (Linux)."
+)
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Also the time by operator, in a run of its own.",
+)
+@click.option(
+    "--model-cycles",
+    is_flag=True,
+    help="On qemu:pi4 and qemu:pi5, also modelled cycles (uncalibrated, no measurement).",
 )
 @options.json_option
 @options.reports_errors
@@ -50,6 +63,9 @@ def bench(
     rounds: int,
     seconds: float,
     baseline: bool,
+    pin: bool,
+    profile: bool,
+    model_cycles: bool,
     as_json: bool,
 ) -> None:
     """Time artifacts side by side with the Keras model.
@@ -68,6 +84,9 @@ def bench(
                 rounds=rounds,
                 seconds=seconds,
                 baseline=baseline,
+                pin=pin,
+                profile=profile,
+                model_cycles=model_cycles,
                 progress=progress,
             )
     except BenchFailed as e:
@@ -81,13 +100,20 @@ def bench(
 
 
 def _print(result: BenchResult) -> None:
-    from edgekit import tables
+    from edgekit.tables import timings
 
     if result.counts:
-        options.print_table(tables.instructions(result.counts))
-        click.echo(f"exact counts of one invocation on {result.counts[0].machine.cpu}: no times")
+        options.print_table(timings.instructions(result.counts))
+        click.echo(
+            f"instructions of one invocation on {result.counts[0].record.machine.cpu}: no times"
+        )
+        for line in timings.modelling([row.record for row in result.counts]):
+            click.echo(line)
     else:
-        options.print_table(tables.latencies(result.rows))
-    for line in tables.conditions(result.records):
+        options.print_table(timings.latencies(result.rows))
+    for line in timings.conditions(result.records):
         click.echo(line)
+    for record in result.profiles:
+        click.echo("\n".join(("", *timings.profile_summary(record))))
+        options.print_table(timings.operators(record))
     options.print_failures(result.failures)

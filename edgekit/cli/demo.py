@@ -28,11 +28,11 @@ def demo(output: Path, as_json: bool) -> None:
     if as_json:
         options.print_json(result)
         return
-    from edgekit import tables
+    from edgekit.tables import proofs, timings
     from edgekit.workspace import Workspace
 
-    options.print_table(tables.summary(Workspace.open(output)))
-    for line in tables.conditions(result.bench.records):
+    options.print_table(proofs.summary(Workspace.open(output)))
+    for line in timings.conditions(result.bench.records):
         click.echo(line)
     for failure in result.bench.failures:
         click.echo(f"not verified: {failure}\n  try: {failure.hint}")

@@ -99,10 +99,10 @@ def export(
 
 
 def _print(result: ExportResult) -> None:
-    from edgekit import tables
+    from edgekit.tables import proofs
 
     if result.artifacts:
-        options.print_table(tables.artifacts(result.artifacts, result.parity, result.accuracy))
+        options.print_table(proofs.artifacts(result.artifacts, result.parity, result.accuracy))
     options.print_failures(result.failures)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -18,7 +18,9 @@ COMMANDS = (
     "quantize",
     "verify",
     "bench",
+    "gate",
     "inspect",
+    "report",
     "targets",
     "demo",
 )

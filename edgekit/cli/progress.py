@@ -8,6 +8,9 @@ import time
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+from rich.text import Text
+
+from edgekit.types import Notice
 
 LONG = 0.5
 """Seconds above which a step's time is shown."""
@@ -16,7 +19,8 @@ LONG = 0.5
 class SteppedStatus:
     """Each step is a line, with its time where it took long; epochs and timing rounds share one.
 
-    A step says what is being done, not how it ended: verdicts are for tables and errors.
+    A step says what is being done, not how it ended: verdicts are for tables and errors. A Notice
+    is printed above the step that it interrupts.
     """
 
     def __init__(self, console: Console) -> None:
@@ -36,6 +40,10 @@ class SteppedStatus:
 
     def step(self, text: str) -> None:
         with self._lock:
+            if isinstance(text, Notice):
+                # A QR code is lines with colours, which must not be wrapped.
+                self._console.print(Text.from_ansi(text), soft_wrap=True)
+                return
             if _subject(text) != _subject(self._current):
                 self._finish()
                 self._started = time.monotonic()

@@ -140,21 +140,22 @@ def prune(
 
 
 def _print(result: PruneResult) -> None:
-    from edgekit import tables
+    from edgekit import cells
+    from edgekit.tables import proofs, pruning
 
     if result.search is not None:
-        options.print_table(tables.search(result.search))
-        click.echo(tables.verdict(result.search))
+        options.print_table(proofs.search(result.search))
+        click.echo(cells.verdict(result.search))
     if result.layers:
-        options.print_table(tables.pruned_layers(result))
+        options.print_table(pruning.pruned_layers(result))
     if result.gains:
-        options.print_table(tables.pruned(result))
+        options.print_table(pruning.pruned(result))
     if result.outputs and not result.accuracy:
-        click.echo(tables.pruning_cost(result))
-    for line in tables.gained(result.gains):
+        click.echo(pruning.pruning_cost(result))
+    for line in pruning.gained(result.gains):
         click.echo(line)
     options.print_failures(result.failures)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
-    for line in tables.disturbances(result.latency):
+    for line in cells.disturbances(result.latency):
         click.echo(line, err=True)

@@ -156,23 +156,24 @@ def quantize(
 
 
 def _print(result: QuantizeResult) -> None:
-    from edgekit import tables
+    from edgekit import cells
+    from edgekit.tables import proofs
 
     for explanation in result.explanations:
-        options.print_table(tables.explanation(explanation))
+        options.print_table(proofs.explanation(explanation))
         for note in explanation.notes:
             click.echo(note)
     for search in result.searches:
-        options.print_table(tables.search(search))
-        click.echo(tables.verdict(search))
+        options.print_table(proofs.search(search))
+        click.echo(cells.verdict(search))
     if result.chart:
         click.echo(f"picture: {result.chart}")
     if result.artifacts:
         options.print_table(
-            tables.quantized(result.artifacts, result.parity, result.accuracy, result.latency)
+            proofs.quantized(result.artifacts, result.parity, result.accuracy, result.latency)
         )
     options.print_failures(result.failures)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
-    for line in tables.disturbances(result.latency):
+    for line in cells.disturbances(result.latency):
         click.echo(line, err=True)

@@ -44,13 +44,13 @@ def run(recipe: str | None, output: Path | None, epochs: int | None, as_json: bo
 
 
 def _print(result: RunResult) -> None:
-    from edgekit import tables
     from edgekit.manifest import here
+    from edgekit.tables import proofs, timings
     from edgekit.workspace import Workspace
 
     workspace = Workspace.open(Path(result.workspace))
-    options.print_table(tables.summary(workspace))
-    for line in tables.conditions(here(workspace.manifest.latency)):
+    options.print_table(proofs.summary(workspace))
+    for line in timings.conditions(here(workspace.manifest.latency)):
         click.echo(line)
     words = (f"{s.verb}{'' if s.is_new else ' (as it was)'}" for s in result.steps)
     click.echo(f"{', '.join(words)}; in {result.workspace}")

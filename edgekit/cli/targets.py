@@ -19,20 +19,21 @@ def targets(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         options.print_json(result)
         return
-    from edgekit import tables
+    from edgekit.tables import lists
 
-    options.print_table(tables.targets(result))
+    options.print_table(lists.targets(result))
 
 
 @targets.command()
-@click.argument("target", metavar="node|qemu|ssh://USER@HOST")
+@click.argument("target", metavar="node|qemu|gpu|ssh://USER@HOST")
 @options.json_option
 @options.reports_errors
 def prepare(target: str, as_json: bool) -> None:
     """Install what a target needs, by pinned version.
 
     node = the JavaScript packages, which browsers need too; qemu = Python and the runtimes for ARM;
-    ssh://USER@HOST = a virtual environment on that board.
+    gpu = ONNX Runtime for the GPU of this machine; ssh://USER@HOST = a virtual environment on that
+    board.
     """
     from edgekit.verbs.targets import prepare as run
 

@@ -53,6 +53,6 @@ def _list(as_json: bool) -> None:
         fields = ("name", "description", "data_set", "task", "metric", "higher_is_better", "floor")
         options.print_json([{f: getattr(r, f) for f in fields} for r in recipes])
         return
-    from edgekit import tables
+    from edgekit.tables import lists
 
-    options.print_table(tables.recipes(recipes))
+    options.print_table(lists.recipes(recipes))

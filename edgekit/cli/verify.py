@@ -67,9 +67,9 @@ def verify(
 
 
 def _print(result: VerifyResult) -> None:
-    from edgekit import tables
+    from edgekit.tables import proofs, timings
 
-    options.print_table(tables.parity(result.parity, result.accuracy))
+    options.print_table(proofs.parity(result.parity, result.accuracy))
     for machine in dict.fromkeys(record.machine for record in result.parity):
-        click.echo(f"on {tables.machine(machine)}")
+        click.echo(f"on {timings.machine(machine)}")
     options.print_failures(result.failures)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edgekit.errors import TargetError
-from edgekit.types import LOCAL, Job, JobResult, Machine, Progress
+from edgekit.errors import RunnerError, TargetError
+from edgekit.types import LOCAL, Job, JobResult, Progress
 
 KNOWN = (
     LOCAL,
+    "gpu",
     "browser",
     "browser:firefox",
     "browser:listen",
@@ -25,16 +26,19 @@ class Target(Protocol):
     uri: str
     formats: tuple[str, ...]
     """What it has runtimes for."""
+    profiles: tuple[str, ...]
+    """Formats whose runtimes there tell the times of operators."""
     is_emulated: bool
     """Its times say nothing; it counts instructions."""
-
-    def machine(self) -> Machine: ...
+    models_cycles: bool
+    """There is a model of its processor, which makes cycles of them."""
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """Carry out `job`.
 
         Raises:
-            RunnerError: the runtime refused the file, crashed, or took over `timeout` seconds.
+            RunnerError: the runtime refused the file, crashed, or took over `timeout` seconds;
+                or there is none for the format.
             MissingDependency: the runtime is not installed.
         """
         ...
@@ -46,7 +50,7 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
     """The target that `uri` names.
 
     Args:
-        uri: "local", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
+        uri: "local", "gpu", "browser", "browser:firefox", "browser:listen", "qemu:PROFILE" or
             "ssh://USER@HOST".
         notify: told what the user has to do, as where to open a page.
 
@@ -54,6 +58,10 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
         TargetError: there is no such target.
     """
     kind = uri.partition(":")[0].partition("?")[0]
+    if kind == "gpu":
+        from edgekit.targets.gpu import GpuTarget
+
+        return GpuTarget(uri)
     if uri == LOCAL:
         from edgekit.targets.local import LocalTarget
 
@@ -71,3 +79,21 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
 
         return QemuTarget(uri)
     raise TargetError(f"unknown target {uri!r}", hint=f"known targets: {', '.join(KNOWN)}")
+
+
+def require_able(target: Target, job: Job) -> None:
+    """See that `job` is one for `target`.
+
+    Raises:
+        RunnerError: there is no runtime for the format.
+        TargetError: instructions are to be counted where nothing is emulated.
+    """
+    if job.format not in target.formats:
+        raise RunnerError(
+            f"{target.uri} runs {' and '.join(target.formats)}, not {job.format}",
+            hint="take the target local",
+        )
+    if job.action in ("count", "model") and not target.is_emulated:
+        raise TargetError(
+            f"{target.uri} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
+        )

@@ -41,10 +41,11 @@ def ask_agent(
     *,
     timeout: float,
     place: str = LOCAL,
+    sent: Job | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `command` with `job` on its stdin.
+    """Run `command` with `job` on its stdin; or with `sent`, which is `job` as seen from `cwd`.
 
     Raises:
         RunnerError: it took over `timeout` seconds.
@@ -52,7 +53,7 @@ def ask_agent(
     try:
         return subprocess.run(
             command,
-            input=json.dumps(encode(job)),
+            input=json.dumps(encode(sent or job)),
             capture_output=True,
             text=True,
             errors="replace",

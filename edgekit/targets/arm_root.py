@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import platformdirs
 
 from edgekit.errors import MissingDependency
 from edgekit.targets.agent_process import REQUIREMENTS, digest
+from edgekit.targets.preparing import publish, run
 from edgekit.targets.qemu_profiles import PROFILES
 from edgekit.types import Progress
 
@@ -42,6 +44,7 @@ ENVIRONMENT = {
 INSTALL = "apt install qemu-user mmdebstrap gcc libc6-dev"
 PREPARE = "edgekit targets prepare qemu"
 
+_run = functools.partial(run, again=PREPARE)
 _COUNTER = Path(__file__).with_name("count.c")
 _IMPORTS = "import ai_edge_litert.interpreter, onnxruntime"
 
@@ -106,11 +109,7 @@ def prepare(progress: Progress | None = None) -> Path:
         _run([programs["cc"], "-O2", "-shared", "-fPIC", "-o", fresh / "count.so", _COUNTER])
         tell("loading the runtimes under QEMU")
         _run(python_command(fresh, "pi4", ["-c", _IMPORTS]))
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster
-                raise
+        publish(fresh, folder)
     return folder
 
 
@@ -187,15 +186,3 @@ def _lay_out(root: Path, files: Mapping[str, str]) -> None:
         path.write_text(content)
     for name in LINKED:
         (root / name).symlink_to(Path("..", "debian", name))
-
-
-def _run(command: Sequence[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        wrong = [line for line in lines if line.lower().startswith(("e:", "error"))] or lines[-1:]
-        program = Path(command[0]).name
-        raise MissingDependency(
-            f"{program} failed: {'; '.join(wrong[:3]) or f'exit code {done.returncode}'}",
-            hint=f"check the network and what apt and pip download from, then run: {PREPARE}",
-        )

@@ -5,11 +5,13 @@
     browser:listen      any browser that opens the address shown, on a phone for example
 
 Each takes `?backend=wasm` (the default), `webgpu`, or `webgl` (TF.js models only); listen also
-`?host=ADDRESS`, the address of this machine to listen on.
+`?host=ADDRESS`, the address of this machine to listen on, and `?name=my-phone`, what the records
+call the machine that opens the page: browsers tell little of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -17,17 +19,19 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from edgekit.agent import machine
 from edgekit.agent.protocol import DecodeError, decode
 from edgekit.errors import MissingDependency, RunnerError, TargetError
+from edgekit.targets import require_able
 from edgekit.targets.browser_programs import Browser, find
-from edgekit.targets.browser_server import PageLost, PageServer
+from edgekit.targets.browser_server import GRACE_S, Page, PageLost, PageServer
 from edgekit.targets.browser_task import Task
 from edgekit.targets.node import packages_folder
-from edgekit.types import Job, JobResult, Machine
+from edgekit.types import Job, JobResult, Notice
 
 START_S = 60
 """A browser on a busy machine opens our page within this time."""
@@ -56,6 +60,7 @@ class Options:
     kind: str = "chromium"
     backend: str = "wasm"
     host: str | None = None
+    name: str | None = None
 
 
 class BrowserTarget:
@@ -64,7 +69,10 @@ class BrowserTarget:
     `notify` is told, in `browser:listen`, where to open the page.
     """
 
+    # Of LiteRT.js and of ONNX Runtime Web on WebAssembly none can be asked for.
+    profiles: tuple[str, ...] = ("tfjs",)
     is_emulated = False
+    models_cycles = False
 
     def __init__(self, uri: str, notify: Callable[[str], None] | None = None) -> None:
         self.uri = uri
@@ -73,11 +81,7 @@ class BrowserTarget:
         self._notify = notify or (lambda text: print(text, file=sys.stderr, flush=True))
         self._server: PageServer | None = None
         self._browser: Browser | None = None
-        self._visitor: str | None = None
-
-    def machine(self) -> Machine:
-        """This machine; that of a phone is known only once it has answered."""
-        return machine.describe()
+        self._visitor: Page | None = None
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.
@@ -85,17 +89,12 @@ class BrowserTarget:
         Raises:
             TargetError: the browser does not start, ended, or nobody opened the page.
         """
-        backend = self._options.backend
-        if job.format not in self.formats:
-            raise RunnerError(
-                f"{job.format} does not run on {backend} in a browser",
-                hint=f"{backend} is for: {', '.join(self.formats)}",
-            )
-        task = Task(job, {"backend": backend, "versions": versions()})
+        require_able(self, job)
+        task = Task(job, {"backend": self._options.backend, "versions": versions()})
         try:
             server = self._open()
-            browser = self._page(server)
-            answer = server.ask(task, timeout=timeout, watch=self._check)
+            page = self._page(server)
+            answer = server.ask(task, page, timeout=timeout, watch=self._check)
         except TargetError:
             self.close()
             raise
@@ -109,7 +108,7 @@ class BrowserTarget:
             raise RunnerError(
                 f"the page was closed, or crashed, while {RUNTIMES[job.format]} had {task.name}"
             ) from e
-        return self._result(task, answer, browser)
+        return self._result(task, answer, page.browser)
 
     def close(self) -> None:
         if self._server is not None:
@@ -130,34 +129,40 @@ class BrowserTarget:
         packages = packages_folder()
         kind = self._options.kind
         if kind == "listen":
-            host = self._options.host or lan_address()
-            try:
-                self._server = PageServer(packages, host)
-            except OSError as e:
-                raise TargetError(f"cannot listen on {host}: {e.strerror or e}") from e
-            self._notify(invitation(self._server.url))
+            self._server = _listen(packages, self._options.host or lan_address())
             return self._server
         find(kind)  # before anything is started
         self._server = PageServer(packages)
         self._browser = Browser(kind, self._server.url, webgpu=self._options.backend == "webgpu")
         return self._server
 
-    def _page(self, server: PageServer) -> str:
-        listens = self._options.kind == "listen"
-        limit = VISIT_S if listens else START_S
+    def _page(self, server: PageServer) -> Page:
+        if self._options.kind == "listen":
+            return self._visit(server)
         try:
-            browser = server.wait_for_page(timeout=limit, watch=self._check)
+            return server.wait_for_page(timeout=START_S, watch=self._check)
         except TimeoutError as e:
-            if listens:
+            raise TargetError(f"{self._options.kind} did not open our page in {START_S} s") from e
+
+    def _visit(self, server: PageServer) -> Page:
+        """The page that somebody has open, or opens after an invitation."""
+        page = None
+        if self._visitor is not None:  # who may be back in a moment
+            with contextlib.suppress(TimeoutError):
+                page = server.wait_for_page(timeout=GRACE_S, watch=self._check)
+        if page is None:
+            self._notify(Notice(invitation(server.url)))
+            try:
+                page = server.wait_for_page(timeout=VISIT_S, watch=self._check)
+            except TimeoutError as e:
                 raise TargetError(
                     f"nobody opened the page in {VISIT_S // 60} minutes",
                     hint="is the phone in the same network, and does a firewall let it in?",
                 ) from e
-            raise TargetError(f"{self._options.kind} did not open our page in {START_S} s") from e
-        if listens and browser != self._visitor:
-            self._visitor = browser
-            self._notify(f"connected: {browser}")
-        return browser
+        if page != self._visitor:
+            self._visitor = page
+            self._notify(Notice(f"connected: {page.browser}"))
+        return page
 
     def _check(self) -> None:
         if self._browser is not None:
@@ -183,6 +188,9 @@ class BrowserTarget:
         if self._options.kind != "listen":
             here = machine.describe()
             result = replace(result, machine=replace(here, os=f"{here.os}, {browser}"))
+        elif name := self._options.name:
+            named = f"{name} ({result.machine.cpu})"
+            result = replace(result, machine=replace(result.machine, cpu=named))
         software = task.job.action == "time" and SOFTWARE in result.runtime.backend
         warnings = ("timed on a software renderer: good for parity only",) if software else ()
         return replace(result, outputs=outputs, warnings=warnings)
@@ -193,17 +201,18 @@ def parse(uri: str) -> Options:
     found = re.fullmatch(r"browser(?::(\w+))?(?:\?(.*))?", uri)
     kind = (found[1] or "chromium") if found else ""
     options = dict(parse_qsl(found[2] or "", keep_blank_values=True)) if found else {}
-    known = {"backend", "host"} if kind == "listen" else {"backend"}
+    known = {"backend", "host", "name"} if kind == "listen" else {"backend"}
     backends = BACKENDS["tfjs"]
     if (
         kind not in _KINDS
         or not options.keys() <= known
         or options.get("backend", "wasm") not in backends
+        or not options.get("name", "phone").strip().isprintable()
     ):
         raise TargetError(
             f"unknown browser target {uri!r}",
             hint="known: browser, browser:firefox, browser:listen, each with "
-            f"?backend={'|'.join(backends)}, the last one also with ?host=ADDRESS",
+            f"?backend={'|'.join(backends)}, the last one also with ?host=ADDRESS, ?name=my-phone",
         )
     return Options(kind, **options)
 
@@ -236,6 +245,18 @@ def lan_address() -> str:
                 "browser:listen?host=127.0.0.1",
             ) from e
         return str(probe.getsockname()[0])
+
+
+def _listen(packages: Path, host: str) -> PageServer:
+    try:
+        if socket.gethostbyname(host) == "0.0.0.0":
+            raise TargetError(
+                f"{host} is no address that a phone can open",
+                hint="name one of this machine's own, or leave ?host= out: then it is found",
+            )
+        return PageServer(packages, host)
+    except OSError as e:
+        raise TargetError(f"cannot listen on {host}: {e.strerror or e}") from e
 
 
 def invitation(url: str) -> str:

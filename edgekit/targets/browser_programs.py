@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import html
 import os
 import shutil
 import signal
@@ -87,11 +88,29 @@ _FIREFOX: dict[str, bool | str] = {
 
 _LEASH = """
 exec 3<&0
-{ read -r _ <&3; kill -s TERM -- -$$; } &
+folder=$1
+shift
+{
+  trap '' TERM
+  read -r _ <&3
+  kill -s TERM -- -$$
+  sleep 2
+  rm -rf -- "$folder"
+  kill -s KILL -- -$$
+} &
 "$@" 3<&- &
 wait $!
 """
-"""Starts "$@", and ends its group when stdin closes: no browser outlives us, however we end."""
+"""Starts "$@", and when stdin closes, ends its group and removes the folder before it: no browser
+outlives us, nor what it wrote, however we end (a closed terminal, SIGKILL)."""
+
+_LONGEST_TEMPORARY = 40
+"""Characters of a path: with a longer TMPDIR, that of Chromium's socket in it is too long."""
+
+_OPEN = """<!doctype html>
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url={url}">
+"""
 
 
 def find(kind: str) -> Path:
@@ -107,21 +126,33 @@ def find(kind: str) -> Path:
 
 
 class Browser:
-    """A browser without a window and with a new profile, which shows one page until `close()`."""
+    """A browser without a window, which shows one page until `close()`.
+
+    Its profile, home and temporary files are in a folder of its own that only this user can open.
+    In there is the address too: everybody can read command lines. A snap sees no files of others,
+    and is given the address itself.
+    """
 
     def __init__(self, kind: str, url: str, *, webgpu: bool = False) -> None:
         program = find(kind)
         self.kind = kind
-        self._folder = tempfile.TemporaryDirectory(prefix="edgekit-", ignore_cleanup_errors=True)
-        profile = Path(self._folder.name, "profile")
+        self._folder = _temporary_folder()
+        folder = Path(self._folder.name)
+        profile = folder / "profile"
         profile.mkdir()
+        environment = dict(os.environ)
+        if not _is_snap(program):
+            start = folder / "open.html"
+            start.write_text(_OPEN.format(url=html.escape(url)))
+            url = start.as_uri()
+            environment = _environment(folder)
         if kind == "firefox":
             command = _firefox(program, profile)
         else:
             command = _chromium(program, profile, webgpu)
         if os.name == "posix":
-            command = ["/bin/sh", "-c", _LEASH, "sh", *command]
-        self._log = Path(self._folder.name, "log")
+            command = ["/bin/sh", "-c", _LEASH, "sh", self._folder.name, *command]
+        self._log = folder / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, url],
@@ -130,7 +161,7 @@ class Browser:
                 stderr=log,
                 # A group of its own: a browser is many processes, which must end together.
                 start_new_session=True,
-                env={**os.environ, "MOZ_CRASHREPORTER_DISABLE": "1"},
+                env={**environment, "MOZ_CRASHREPORTER_DISABLE": "1"},
             )
 
     def check(self) -> None:
@@ -152,6 +183,26 @@ class Browser:
             self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    is_long = os.name == "posix" and len(tempfile.gettempdir()) > _LONGEST_TEMPORARY
+    return tempfile.TemporaryDirectory(
+        prefix="edgekit-", dir="/tmp" if is_long else None, ignore_cleanup_errors=True
+    )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Ours, with all places for files of a user's in `folder`."""
+    home, temporary = folder / "home", folder / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("XDG_") or k.endswith("_DIRS")}
+    return {**kept, "HOME": str(home), "TMPDIR": str(temporary)}
+
+
+def _is_snap(program: Path) -> bool:
+    return Path("/snap/bin", program.name).exists()
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -26,6 +26,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -61,6 +62,14 @@ class PageLost(Exception):
     """The page that had the job is gone."""
 
 
+@dataclass(frozen=True)
+class Page:
+    """One page in one browser, until it is closed or loaded again; `id` is its own choice."""
+
+    id: str
+    browser: str
+
+
 class PageServer(http.server.ThreadingHTTPServer):
     """Serves the page on `host` and a free port, until `close()`."""
 
@@ -77,7 +86,7 @@ class PageServer(http.server.ThreadingHTTPServer):
             self.hosts.add(f"localhost:{port}")  # as a phone on a USB cable calls it
         self.url = f"http://{host}:{port}/{self.token}/"
         self.task: Task | None = None
-        self._page = self._browser = ""
+        self._page: Page | None = None
         self._connections = 0  # of that page: while it reconnects there may be two
         self._left = -math.inf
         self.closing = False
@@ -90,17 +99,20 @@ class PageServer(http.server.ThreadingHTTPServer):
         """Without the base class's look-up of this machine's name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
 
-    def ask(self, task: Task, *, timeout: float, watch: Callable[[], None]) -> dict[str, Any]:
-        """Give `task` to the page that `wait_for_page` found, and wait for the answer.
+    def ask(
+        self, task: Task, page: Page, *, timeout: float, watch: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Give `task` to `page`, which `wait_for_page` found, and wait for the answer.
 
         `watch` is called a few times a second and may raise.
 
         Raises:
             TimeoutError: no answer in `timeout` seconds.
-            PageLost: the page that carried it out was closed, or crashed.
+            PageLost: the page was closed, or crashed; no other one carries the task on.
         """
         deadline = time.monotonic() + timeout
         with self.changed:
+            task.page = page.id
             self.task = task
             self.changed.notify_all()
             try:
@@ -108,7 +120,8 @@ class PageServer(http.server.ThreadingHTTPServer):
                     self.changed.wait(0.2)
                     watch()
                     now = time.monotonic()
-                    if not self._connections and now - self._left > GRACE_S:
+                    gone = not self._connections and now - self._left > GRACE_S
+                    if gone or self._page != page:
                         raise PageLost
                     if now > deadline:
                         raise TimeoutError
@@ -117,27 +130,27 @@ class PageServer(http.server.ThreadingHTTPServer):
                 self.task = None
                 self.changed.notify_all()
 
-    def wait_for_page(self, *, timeout: float, watch: Callable[[], None]) -> str:
-        """The browser of the page that is connected, or that connects within `timeout` seconds.
+    def wait_for_page(self, *, timeout: float, watch: Callable[[], None]) -> Page:
+        """The page that is connected, or that connects within `timeout` seconds.
 
         Raises:
             TimeoutError: none did.
         """
         deadline = time.monotonic() + timeout
         with self.changed:
-            while not self._connections:
+            while not self._connections or self._page is None:
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 self.changed.wait(0.2)
                 watch()
-            return self._browser
+            return self._page
 
-    def join(self, page: str, browser: str) -> bool:
-        """Whether the page with this id may take jobs: the first one, until it is gone."""
+    def join(self, page: Page) -> bool:
+        """Whether `page` may take jobs: the first one, until it is gone."""
         with self.changed:
             if self._connections and page != self._page:
                 return False
-            self._page, self._browser = page, browser
+            self._page = page
             self._connections += 1
             self.changed.notify_all()
             return True
@@ -289,36 +302,40 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _events(self) -> None:
         """Say which job is next, and what became of the page, as long as it listens."""
         query = parse_qs(urlsplit(self.path).query)
-        page, browser = (query.get(key, [""])[0] for key in ("page", "browser"))
+        page = Page(*(query.get(key, [""])[0] for key in ("page", "browser")))
         self.close_connection = True
         self.send_response(200)
         self._headers(None, "text/event-stream")
-        if not self.server.join(page, browser):
+        if not self.server.join(page):
             self._event("taken", {})
             return
         _notice_silence(self.connection)
         try:
-            self._tell_jobs()
+            self._tell_jobs(page)
         finally:
             self.server.leave()
 
-    def _tell_jobs(self) -> None:
+    def _tell_jobs(self, page: Page) -> None:
         told, pinged = None, -math.inf
         while not self._hung_up():
             with self.server.changed:
-                closing, task = self.server.closing, self.server.task
-                if not closing and (task is None or task.id == told):
+                if not self.server.closing and self._next(page, told) is None:
                     self.server.changed.wait(0.3)
-                    closing, task = self.server.closing, self.server.task
+                closing, task = self.server.closing, self._next(page, told)
             if closing:
                 self._event("closed", {})
                 return
-            if task is not None and task.id != told:
+            if task is not None:
                 told = task.id
                 self._event("job", task.summary())
             elif time.monotonic() - pinged > PING_S:
                 pinged = time.monotonic()
                 self._event("ping", {})
+
+    def _next(self, page: Page, told: str | None) -> Task | None:
+        """What this page is to do and was not told yet."""
+        task = self.server.task
+        return task if task and task.page == page.id and task.id != told else None
 
     def _event(self, name: str, data: dict[str, Any]) -> None:
         self.wfile.write(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())

@@ -19,6 +19,8 @@ class Task:
     job: Job
     options: Mapping[str, Any]
     id: str = field(default_factory=lambda: secrets.token_hex(4))
+    page: str = ""
+    """Id of the one page that may take it."""
     answer: dict[str, Any] | None = None
     received: set[Path] = field(default_factory=set)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from edgekit.agent import machine
-from edgekit.errors import TargetError
+from edgekit.targets import require_able
 from edgekit.targets.agent_process import ask_agent, read_answer
-from edgekit.types import FORMATS, LOCAL, Job, JobResult, Machine
+from edgekit.types import FORMATS, LOCAL, Job, JobResult
 
 
 class LocalTarget:
@@ -15,10 +14,9 @@ class LocalTarget:
 
     uri = LOCAL
     formats: tuple[str, ...] = FORMATS
+    profiles: tuple[str, ...] = FORMATS
     is_emulated = False
-
-    def machine(self) -> Machine:
-        return machine.describe()
+    models_cycles = False
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.
@@ -26,10 +24,7 @@ class LocalTarget:
         Raises:
             TargetError: `job` is to be counted.
         """
-        if job.action == "count":
-            raise TargetError(
-                f"{LOCAL} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
-            )
+        require_able(self, job)
         return read_answer(job, ask_agent(_command(job.format), job, timeout=timeout))
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from edgekit.errors import RunnerError, TargetError
+from edgekit.errors import TargetError
+from edgekit.targets import cycle_model, require_able
 from edgekit.targets.agent_process import agent_files, ask_agent, read_answer
 from edgekit.targets.arm_root import SUITE, find_program, python_command, require_root
 from edgekit.targets.qemu_profiles import CORES, PROFILES
@@ -28,6 +29,7 @@ class QemuTarget:
     """One profile of `PROFILES`."""
 
     formats: tuple[str, ...] = ("tflite", "onnx")
+    profiles: tuple[str, ...] = ()
     is_emulated = True
 
     def __init__(self, uri: str) -> None:
@@ -44,22 +46,14 @@ class QemuTarget:
             )
         self.uri = uri
         self._profile = PROFILES[name]
-
-    def machine(self) -> Machine:
-        """What is emulated; nothing of the machine that does it."""
-        return Machine(
-            cpu=f"{self._profile.title} (emulated)",
-            arch="aarch64",
-            cores=CORES,
-            memory_bytes=0,
-            os=f"Debian {SUITE}, qemu-user {_qemu_version()}",
-        )
+        self.models_cycles = self._profile.core is not None
 
     def execute(self, job: Job, *, timeout: float = 3600) -> JobResult:
         """See Target.execute.
 
         Raises:
             TargetError: `job` is to be timed, or counted in several threads.
+            MissingDependency: QEMU, its root file system or LLVM is not there.
         """
         self._check(job)
         root = require_root()
@@ -69,35 +63,48 @@ class QemuTarget:
             (desk / "root").symlink_to(root)
             done = ask_agent(
                 self._command(job.action),
-                _laid_out(job, desk),
+                job,
                 timeout=timeout,
                 place=self.uri,
+                sent=_laid_out(job, desk),
                 cwd=desk,
                 env={},
             )
             result = dataclasses.replace(
-                read_answer(job, done, place=self.uri), machine=self.machine()
+                read_answer(job, done, place=self.uri), machine=self._machine()
             )
-            if job.action == "count":
-                return dataclasses.replace(result, instructions=self._counts(desk, done))
+            if job.action in ("count", "model"):
+                result = dataclasses.replace(result, instructions=self._counts(desk, done))
+            if job.action == "model":
+                marking, invocation = cycle_model.read_blocks(desk / "blocks")[2:4]
+                modelled = cycle_model.model(marking, invocation, self._profile)
+                result = dataclasses.replace(result, modelled=modelled)
         outputs = {name: str(Path(job.out, Path(p).name)) for name, p in result.outputs.items()}
         return dataclasses.replace(result, outputs=outputs)
 
     def close(self) -> None:
         pass
 
+    def _machine(self) -> Machine:
+        """What is emulated; nothing of the machine that does it."""
+        return Machine(
+            cpu=f"{self._profile.title} (emulated)",
+            arch="aarch64",
+            cores=CORES,
+            memory_bytes=0,
+            os=f"Debian {SUITE}, qemu-user {_qemu_version()}",
+        )
+
     def _check(self, job: Job) -> None:
-        if job.format not in self.formats:
-            raise RunnerError(
-                f"{self.uri} runs {' and '.join(self.formats)}, not {job.format}",
-                hint="take the target local",
-            )
-        if job.action == "time":
+        require_able(self, job)
+        if job.action in ("time", "profile"):
             raise TargetError(
                 f"{self.uri} is emulated: how long a model takes here is no latency",
                 hint="count its instructions, or time it on a board by --target ssh://USER@HOST",
             )
-        if job.action == "count" and job.threads != 1:
+        if job.action == "model":
+            cycle_model.require_llvm()
+        if job.action in ("count", "model") and job.threads != 1:
             raise TargetError(
                 f"{self.uri} counts the instructions of one thread, not of {job.threads}",
                 hint="leave --threads out",
@@ -108,12 +115,14 @@ class QemuTarget:
 
         Their lengths decide where things lie in memory, and by that what runtimes do.
         """
-        counting = action == "count"
-        options = ("-plugin", "root/count.so,out=counts", *_REPEATABLE) if counting else ()
+        counting = action in ("count", "model")
+        plugin = "root/count.so,out=counts" + (",blocks=blocks" if action == "model" else "")
+        options = ("-plugin", plugin, *_REPEATABLE) if counting else ()
         command = python_command(
             Path("root"),
             self._profile.name,
-            ["-m", "edgekit.agent"],
+            # -B: what Python keeps compiled, too, decides what lies where in memory.
+            ["-B", "-m", "edgekit.agent"],
             path=["agent"],
             options=options,
         )
@@ -146,7 +155,8 @@ def _laid_out(job: Job, desk: Path) -> Job:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     artifact = Path(job.artifact).absolute()
-    (desk / "model").symlink_to(artifact.parent)
+    model = f"model{artifact.suffix}"  # of the same length, whatever the user calls it
+    (desk / model).symlink_to(artifact)
     (desk / "in").mkdir()
     inputs = {}
     for i, (name, array) in enumerate(job.inputs.items()):
@@ -155,7 +165,7 @@ def _laid_out(job: Job, desk: Path) -> Job:
     if job.out:
         Path(job.out).mkdir(parents=True, exist_ok=True)
         (desk / "out").symlink_to(Path(job.out).absolute())
-    return dataclasses.replace(job, artifact=f"model/{artifact.name}", inputs=inputs, out="out")
+    return dataclasses.replace(job, artifact=model, inputs=inputs, out="out")
 
 
 @functools.cache

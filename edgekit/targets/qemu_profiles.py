@@ -17,7 +17,11 @@ _ARMV8_2 = (
 
 @dataclass(frozen=True)
 class Profile:
-    """`cpu` is QEMU's -cpu; the rest are fields of /proc/cpuinfo."""
+    """`cpu` is QEMU's -cpu; `features` to `revision` are fields of /proc/cpuinfo.
+
+    `core` is what LLVM calls the processor whose cycles it models, `clock_hz` the board's clock;
+    None for a machine that stands for many.
+    """
 
     name: str
     title: str
@@ -26,6 +30,8 @@ class Profile:
     variant: str
     part: str
     revision: int
+    core: str | None = None
+    clock_hz: int = 0
 
     def files(self) -> dict[str, str]:
         """What Linux on such a machine tells of its processors, by path."""
@@ -60,6 +66,8 @@ PROFILES = {
             "0x0",
             "0xd08",
             3,
+            "cortex-a72",
+            1_800_000_000,
         ),
         Profile(
             "pi5",
@@ -69,6 +77,8 @@ PROFILES = {
             "0x4",
             "0xd0b",
             1,
+            "neoverse-n1",  # the same core, for servers; LLVM takes a Cortex-A76 for an A57
+            2_400_000_000,
         ),
         # Kernels choose i8mm by the processor itself. Not SME: QEMU 7.2 gives wrong int8 with it.
         Profile(

@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.protocol import decode, encode
+from edgekit.agent.protocol import encode
 from edgekit.errors import EdgekitError, MissingDependency, RunnerError, TargetError
 from edgekit.hashing import sha256
+from edgekit.targets import require_able
 from edgekit.targets.agent_process import REQUIREMENTS, agent_files, digest, read_answer
-from edgekit.types import Job, JobResult, Machine, Progress
+from edgekit.types import Job, JobResult, Progress
 
 OLDEST_PYTHON = (3, 10)
 PACKAGES = {"tflite": "ai-edge-litert", "onnx": "onnxruntime"}
@@ -32,6 +33,8 @@ _OPTIONS = {
     "ConnectTimeout": str(CONNECT_S),
     "ControlMaster": "auto",
     "ControlPersist": "60",
+    "ServerAliveInterval": "5",  # a board that is gone is noticed, as long as a job may take
+    "ServerAliveCountMax": "3",
     "ClearAllForwardings": "yes",
     "RemoteCommand": "none",
 }
@@ -46,7 +49,9 @@ class SshTarget:
     """The machine behind ssh://[USER@]HOST[:PORT]; HOST may be a name of the user's ssh config."""
 
     formats: tuple[str, ...] = tuple(PACKAGES)
+    profiles: tuple[str, ...] = tuple(PACKAGES)
     is_emulated = False
+    models_cycles = False
 
     def __init__(self, uri: str) -> None:
         """Open `uri`; the connection is made when it is needed.
@@ -65,24 +70,13 @@ class SshTarget:
         self._program = program
         self._agent = agent_files()
         self._agent_folder = f"agents/{digest(self._agent)}"
-        self._venv = f"venv-{digest({'requirements': REQUIREMENTS.read_bytes()})}"
+        self._venv = f"venvs/{digest({'requirements': REQUIREMENTS.read_bytes()})}"
         self._there: set[str] = set()
         self._packages: dict[str, str] | None = None
         # For the socket of the shared connection, which nobody else may open.
-        self._folder = tempfile.TemporaryDirectory(prefix="edgekit-", ignore_cleanup_errors=True)
-
-    def machine(self) -> Machine:
-        """See Target.machine.
-
-        Raises:
-            TargetError: the board cannot be reached or used.
-        """
-        self._push(self._agent_contents())
-        said = self._ask("machine", venv=self._venv, agent=self._agent_folder)[0]
-        try:
-            return decode(Machine, json.loads(said["stdout"]))
-        except ValueError as e:
-            raise TargetError(f"{self.uri} does not say what it is: {_last(said['stderr'])}") from e
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="edgekit-", dir=_socket_place(), ignore_cleanup_errors=True
+        )
 
     def packages(self) -> dict[str, str]:
         """Versions of the packages in the Python that runs models there, by name in small letters.
@@ -101,15 +95,7 @@ class SshTarget:
         Raises:
             TargetError: the board cannot be reached or used, or is to count instructions.
         """
-        if job.format not in self.formats:
-            raise RunnerError(
-                f"{self.uri} runs {' and '.join(self.formats)}, not {job.format}",
-                hint="take the target local",
-            )
-        if job.action == "count":
-            raise TargetError(
-                f"{self.uri} cannot count instructions", hint="take qemu:pi4 or qemu:pi5"
-            )
+        require_able(self, job)
         files = {_name(Path(p)): Path(p) for p in (job.artifact, *job.inputs.values())}
         self._push({**self._agent_contents(), **files})
         self._require(PACKAGES[job.format])
@@ -205,7 +191,7 @@ class SshTarget:
             (name, len(data), hashlib.sha256(data).hexdigest())
             for name, data in zip(missing, contents, strict=True)
         ]
-        self._ask("put", contents, files=listed)
+        self._ask("put", contents, venv=self._venv, agent=self._agent_folder, files=listed)
         self._there.update(missing)
 
     def _require(self, package: str) -> None:
@@ -238,7 +224,12 @@ class SshTarget:
         if not found:
             raise self._refused(done)
         line, _, payload = rest.partition(b"\n")
-        answer = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if answer is None or len(payload) != sum(size for _, size in answer["files"]):
+            raise self._ended()
         if "error" in answer:
             self._there.clear()
             raise TargetError(f"{self.uri}: {answer['error']}", hint="try again")
@@ -257,6 +248,12 @@ class SshTarget:
             command, input=stdin, capture_output=True, timeout=timeout, check=False
         )
 
+    def _ended(self) -> TargetError:
+        return TargetError(
+            f"the connection to {self.uri} ended in the middle of an answer",
+            hint="see that the board is up, and try again",
+        )
+
     def _refused(self, done: subprocess.CompletedProcess[bytes]) -> EdgekitError:
         """Why there is no answer, and what to do."""
         said = done.stderr.decode(errors="replace")
@@ -270,6 +267,8 @@ class SshTarget:
             return TargetError(
                 f"python3 on {self.uri} ended with exit code {done.returncode}: {_last(said)}"
             )
+        if not said.strip():  # it was reached by the shared connection
+            return self._ended()
         if "HOST IDENTIFICATION HAS CHANGED" in said:
             host, port = self._destination[-1].rpartition("@")[2], self._destination[:-2]
             known = f"'[{host}]:{port[1]}'" if port else host
@@ -313,6 +312,12 @@ def _destination(uri: str) -> list[str]:
     user, host, port = found.groups()
     to = host.strip("[]")  # [::1]
     return [*(("-p", port) if port else ()), "--", f"{user}@{to}" if user else to]
+
+
+def _socket_place() -> str:
+    """Where the socket of a connection can lie: ssh reads its path as a pattern of a few bytes."""
+    place = tempfile.gettempdir()
+    return place if re.fullmatch(r"[\w/.-]{1,64}", place, re.ASCII) else "/tmp"
 
 
 def _name(path: Path) -> str:

@@ -18,6 +18,8 @@ class KerasRunner:
     `model.predict` and a plain `model(x)` take several times as long for one row.
     """
 
+    adapter: str | None = None
+
     def __init__(self, model: Canonical) -> None:
         self._model = model
         self._arguments: list[Any] = []

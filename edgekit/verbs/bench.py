@@ -10,18 +10,29 @@ from pathlib import Path
 
 from edgekit import latency
 from edgekit.agent.protocol import JobResult, decode, encode
-from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError
+from edgekit.errors import EdgekitError, Failure, RunnerError, SourceError, TargetError
 from edgekit.hashing import size_bytes
 from edgekit.latency import Subject, Summary
+from edgekit.processes import pinned
 from edgekit.targets import Target, open_target
 from edgekit.toolchain.client import Toolchain, kind_for
-from edgekit.types import BASELINE, LOCAL, Artifact, InstructionRecord, Job, LatencyRecord, Progress
+from edgekit.types import (
+    BASELINE,
+    LOCAL,
+    Artifact,
+    InstructionRecord,
+    Job,
+    LatencyRecord,
+    ProfileRecord,
+    Progress,
+)
 from edgekit.verbs.count import count_files
 from edgekit.verbs.first_row import first_row
 from edgekit.verbs.locate import Located, locate, of_workspace, runnable
+from edgekit.verbs.profile import profilable, profile_files
 from edgekit.workspace import Workspace
 
-SHORTLY_S, ROUNDS = 0.2, 2
+SHORTLY_S, ROUNDS = 0.1, 4
 """Of a comparison beside other work: time measured in each process, and how many processes."""
 
 
@@ -36,13 +47,23 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class CountRow:
+    """What an emulated machine says of one file."""
+
+    workspace: str | None
+    record: InstructionRecord
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """`records` hold the raw samples, `rows` the figures made of them, in the same order."""
 
     rows: tuple[BenchRow, ...] = ()
     records: tuple[LatencyRecord, ...] = ()
-    counts: tuple[InstructionRecord, ...] = ()
+    counts: tuple[CountRow, ...] = ()
     """What an emulated machine gives instead of times."""
+    profiles: tuple[ProfileRecord, ...] = ()
+    """The operators of each file, where they were asked for."""
     failures: tuple[Failure, ...] = ()
 
 
@@ -61,9 +82,12 @@ def bench(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str = "local",
     threads: int = 1,
-    rounds: int = 3,
-    seconds: float = 1.0,
+    rounds: int = 7,
+    seconds: float = 0.3,
     baseline: bool = True,
+    pin: bool = False,
+    profile: bool = False,
+    model_cycles: bool = False,
     progress: Progress = lambda text: None,
 ) -> BenchResult:
     """Time artifacts on a target, interleaved over `rounds` processes each.
@@ -77,27 +101,43 @@ def bench(
         target: where to run; "local" is this machine. Of a workspace, files that it has no runtime
             for are left out.
         threads: threads of the runtime.
-        rounds: processes per artifact.
+        rounds: processes per artifact that is timed.
         seconds: time measured in each process.
         baseline: also time the Keras model of each workspace, called as a compiled graph; only
             on this machine.
+        pin: keep each process on as many cores as it has threads; only on this machine.
+        profile: after that, also profile each file, in a process of its own: the time by operator.
+        model_cycles: of an emulated machine, also the cycles that a model of its processor gives
+            for these instructions: uncalibrated, and no measurement.
         progress: told in one line what happens.
 
     Raises:
         SourceError: a source is not there, or not a model file.
+        TargetError: only processes of this machine can be pinned; the target cannot tell operators,
+            or has no model of cycles, as was asked for.
         BenchFailed: a runtime is missing, or cannot run a file; the others were timed.
     """
+    if pin and target != LOCAL:
+        raise TargetError(f"{target}: processes are pinned on {LOCAL} only", hint="leave out --pin")
     given = [sources] if isinstance(sources, (str, os.PathLike)) else sources
     if not given:
         raise SourceError("nothing to time", hint="name a workspace or model files")
     found = [item for source in given for item in locate(Path(source))]
     workspaces = {item.workspace.path: item.workspace for item in found if item.workspace}
     with contextlib.ExitStack() as stack:
+        if pin:
+            stack.enter_context(pinned(threads))
         place = open_target(target, progress)
         stack.callback(place.close)
         found = runnable(found, place, progress)
+        profiled = profilable(found, place, progress) if profile else []
+        if model_cycles and not place.models_cycles:
+            raise TargetError(
+                f"there is no model of the cycles of {place.uri}",
+                hint="take qemu:pi4 or qemu:pi5, or leave --model-cycles out",
+            )
         if place.is_emulated:
-            return _counted(found, place, progress)
+            return _counted(found, place, progress, threads, model_cycles)
         entries: list[_Entry] = []
         if baseline and workspaces and place.uri == LOCAL:
             progress("starting TensorFlow")
@@ -115,6 +155,20 @@ def bench(
             threads=threads,
             rounds=rounds,
             progress=progress,
+            pinned=pin,
+        )
+        p50 = {
+            item.path: latency.summarize(r).p50_ns
+            for item, r in zip(found, measured[-len(found) :], strict=True)
+            if isinstance(r, LatencyRecord)
+        }
+        profiles = profile_files(
+            profiled,
+            place,
+            threads=threads,
+            seconds=seconds,
+            medians=[p50.get(item.path) for item in profiled],
+            progress=progress,
         )
     pairs = list(zip(entries, measured, strict=True))
     timed = [(e, r) for e, r in pairs if isinstance(r, LatencyRecord)]
@@ -124,21 +178,36 @@ def bench(
     result = BenchResult(
         rows=_rows(timed),
         records=tuple(record for _, record in timed),
-        failures=tuple(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+        profiles=tuple(p for p in profiles if isinstance(p, ProfileRecord)),
+        failures=(
+            *(r.failure(e.subject.id) for e, r in pairs if isinstance(r, EdgekitError)),
+            *(
+                p.failure(f"{item.id}, by operator")
+                for item, p in zip(profiled, profiles, strict=True)
+                if isinstance(p, EdgekitError)
+            ),
+        ),
     )
     if result.failures:
         raise BenchFailed(result)
     return result
 
 
-def _counted(found: Sequence[Located], place: Target, progress: Progress) -> BenchResult:
-    counted = list(zip(found, count_files(found, place, progress), strict=True))
-    records = [r for _, r in counted if isinstance(r, InstructionRecord)]
+def _counted(
+    found: Sequence[Located], place: Target, progress: Progress, threads: int, model: bool
+) -> BenchResult:
+    answers = count_files(found, place, progress, threads=threads, model=model)
+    counted = list(zip(found, answers, strict=True))
+    rows = [
+        CountRow(str(item.workspace.path) if item.workspace else None, r)
+        for item, r in counted
+        if isinstance(r, InstructionRecord)
+    ]
     for workspace in {id(w): w for item in found if (w := item.workspace)}.values():
         own = (r for item, r in counted if item.workspace is workspace)
         workspace.keep(*(r for r in own if isinstance(r, InstructionRecord)), progress=progress)
     failures = tuple(r.failure(i.id) for i, r in counted if isinstance(r, EdgekitError))
-    result = BenchResult(counts=tuple(records), failures=failures)
+    result = BenchResult(counts=tuple(rows), failures=failures)
     if failures:
         raise BenchFailed(result)
     return result

@@ -143,18 +143,20 @@ class Drafter:
         Raises:
             ConversionError: it cannot be made, or the model is no graph of layers.
         """
+        quantization = self._of_variant(quantization)
         answer = self.toolchain.call(
             "explain",
             source=encode(self.source),
             form=form,
             precision=precision,
-            quantization=encode(self._of_variant(quantization)),
+            quantization=encode(quantization),
             calibration=self.calibration,
             rows=self.rows,
             batch=self._used_options(form, precision)["batch"],
             opset=self.options.get("opset", 17),
         )
-        return replace(decode(Explanation, answer), artifact=f"{self.prefix}{precision}.{form}")
+        id = f"{self.prefix}{precision}.{form}"
+        return replace(decode(Explanation, answer), artifact=id, quantization=quantization)
 
     def _of_variant(self, quantization: Quantization | None) -> Quantization:
         """As the weights of this model are best stored."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgekit.errors import MissingDependency, RunnerError
+from edgekit.comparison import Comparison, compare
+from edgekit.errors import MissingDependency, NotComparable, RunnerError
 from edgekit.hashing import gzip_bytes
 from edgekit.latency import summarize
 from edgekit.manifest import here
@@ -14,8 +16,8 @@ from edgekit.types import Artifact, LatencyRecord
 from edgekit.verbs.production import Made, Production
 from edgekit.workspace import Workspace
 
-FASTER = SMALLER = 0.9
-"""Of the dense file's figure, the most at which a gain is one; less is the machine's noise."""
+LEAST = 0.1
+"""The share of the dense file's bytes, or time, that has to go for a gain to be one."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +30,24 @@ class Gain:
     memory_bytes: float | None
     """What the process grew by loading and running it."""
     p50_ns: float | None
-    spread: float = 0.0
-    """Of the times: interquartile range / median."""
     before: Gain | None = None
     """None: there is no such file."""
+    times: Comparison | None = None
+    """With those of the file before; None: one of them was not timed, or elsewhere."""
 
     @property
     def is_smaller(self) -> bool:
         """On disk; gzip finds zeros that nobody took out."""
-        return self.before is not None and self.size_bytes <= SMALLER * self.before.size_bytes
+        return self.before is not None and self.size_bytes <= (1 - LEAST) * self.before.size_bytes
 
     @property
     def speedup(self) -> float | None:
         """How many times as fast as the file before."""
-        if self.p50_ns is None or self.before is None or self.before.p50_ns is None:
-            return None
-        return self.before.p50_ns / self.p50_ns
+        return None if self.times is None else 1 / self.times.ratio
 
     @property
     def is_faster(self) -> bool:
-        """By more than the times of either file are apart from each other."""
-        if self.speedup is None or self.before is None:
-            return False
-        return self.speedup >= 1 / FASTER + max(self.spread, self.before.spread)
+        return self.times is not None and self.times.verdict == "faster"
 
 
 def dense_files(
@@ -112,13 +109,18 @@ def gain(
     times: Mapping[str, LatencyRecord],
 ) -> Gain:
     """What `artifact` is beside the file `before`; `times` are by the ids of both."""
-    summary = summarize(times[artifact.id]) if artifact.id in times else None
+    own, other = times.get(artifact.id), times.get(before.id) if before else None
+    summary = None if own is None else summarize(own)
+    compared = None
+    if own is not None and other is not None:
+        with contextlib.suppress(NotComparable):  # another back end took it
+            compared = compare(other, own, margin=LEAST)
     return Gain(
         artifact=artifact.id,
         size_bytes=artifact.size_bytes,
         gzip_bytes=gzip_bytes(workspace.artifact_path(artifact)),
         memory_bytes=None if summary is None else summary.model_memory_bytes,
         p50_ns=None if summary is None else summary.p50_ns,
-        spread=0.0 if summary is None else summary.spread,
         before=None if before is None else gain(workspace, before, None, times),
+        times=compared,
     )

@@ -94,7 +94,9 @@ class Production:
     def record_baseline(self) -> None:
         """Keep the Keras model's own figures."""
         held, digest = self.evidence, self.workspace.manifest.source.sha256
-        record = accuracy_record(BASELINE, digest, cost_of(held.original, held), held)
+        record = accuracy_record(
+            BASELINE, digest, cost_of(held.original, held), held.original, held
+        )
         if record is not None:
             self.workspace.add_records(record)
 

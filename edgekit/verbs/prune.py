@@ -227,7 +227,7 @@ def _done(
     before, reasons = dense_files(dense, wanted, made)
     info, held = workspace.manifest.variants[name], pruned.evidence
     cost = cost_of(held.reference, held)
-    own = accuracy_record(info.path, info.sha256, cost, held)
+    own = accuracy_record(info.path, info.sha256, cost, held.reference, held)
     if own is not None:
         workspace.add_records(own)
     pruned.progress("timing")

@@ -181,6 +181,7 @@ def quantize(
         )
         if explain:
             explanations = [drafter.explain(f, p, quantization) for f, p in wanted]
+            workspace.add_records(*explanations)
             return QuantizeResult(str(workspace.path), explanations=tuple(explanations))
         target = open_target("local")
         stack.callback(target.close)

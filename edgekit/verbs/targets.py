@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edgekit.agent import machine
 from edgekit.errors import MissingDependency, TargetError
-from edgekit.targets import arm_root, browser, browser_programs, node, open_target
+from edgekit.targets import arm_root, browser, browser_programs, node
 from edgekit.targets.agent_process import REQUIREMENTS
+from edgekit.targets.gpu import GpuTarget
 from edgekit.targets.qemu_profiles import PROFILES
 from edgekit.types import LOCAL, Progress
 
@@ -38,6 +40,7 @@ def list_targets() -> tuple[TargetStatus, ...]:
     """Every target, with its runtimes and what they lack, as far as they can be known."""
     return (
         _here(),
+        _gpu(),
         *(_browser(uri, kind) for uri, kind in _BROWSERS.items()),
         *(_emulated(name) for name in PROFILES),
         *(TargetStatus(uri, what, ()) for uri, what in _ON_CALL.items()),
@@ -49,7 +52,8 @@ def prepare(target: str, progress: Progress = lambda text: None) -> Path | str:
 
     Args:
         target: "node" (the JavaScript packages, which browsers need too), "qemu" (Python and the
-            runtimes for ARM), or "ssh://USER@HOST" (a virtual environment on that board).
+            runtimes for ARM), "gpu" (ONNX Runtime for the GPU of this machine), or
+            "ssh://USER@HOST" (a virtual environment on that board).
         progress: told in one line what happens.
 
     Returns:
@@ -63,12 +67,15 @@ def prepare(target: str, progress: Progress = lambda text: None) -> Path | str:
         return node.prepare(progress)
     if target.partition(":")[0] == "qemu":
         return arm_root.prepare(progress)
+    if target.partition("?")[0] == "gpu":
+        return GpuTarget(target).packages().prepare(progress)
     if target.startswith("ssh://"):
         from edgekit.targets import ssh
 
         return ssh.prepare(target, progress)
     raise TargetError(
-        f"there is nothing to prepare for {target!r}", hint="name node, qemu or ssh://USER@HOST"
+        f"there is nothing to prepare for {target!r}",
+        hint="name node, qemu, gpu or ssh://USER@HOST",
     )
 
 
@@ -85,7 +92,16 @@ def _here() -> TargetStatus:
         _python("onnx", "onnxruntime"),
         _status("tfjs", "@tensorflow/tfjs in Node.js", _in_node),
     )
-    return TargetStatus(LOCAL, open_target(LOCAL).machine().cpu, runtimes)
+    return TargetStatus(LOCAL, machine.describe().cpu, runtimes)
+
+
+def _gpu() -> TargetStatus:
+    target = GpuTarget("gpu")
+    runtimes = (
+        _status("tflite", "ai-edge-litert", partial(target.status, "tflite")),
+        _status("onnx", target.packages().name, partial(target.status, "onnx")),
+    )
+    return TargetStatus(target.uri, target.description(), runtimes)
 
 
 def _in_node() -> str:

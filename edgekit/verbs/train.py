@@ -151,7 +151,7 @@ def _judged(workspace: Workspace, lesson: Recipe, *, enough: bool) -> TrainResul
     with evidence.opened(workspace) as rows:
         digest = sha256(workspace.model)
         cost = proof.cost_of(rows.original, rows)
-        record = proof.accuracy_record(BASELINE, digest, cost, rows)
+        record = proof.accuracy_record(BASELINE, digest, cost, rows.original, rows)
     assert record is not None
     workspace.add_records(record)
     figure = record.metrics[lesson.metric]

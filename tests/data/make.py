@@ -85,6 +85,8 @@ def main() -> None:
         "int16x8": int16x8,
     }.items():
         (HERE / f"{name}.tflite").write_bytes(convert(model, **settings))
+    one_row = convert(model, batch=1, **int8, **quantized_io)
+    (HERE / "one_row_int8_io.tflite").write_bytes(one_row)
 
     steps = keras.Input((3, 2), name="steps")
     lstm = keras.Model(steps, keras.layers.LSTM(2, name="state")(steps))

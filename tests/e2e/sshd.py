@@ -75,6 +75,11 @@ class Sshd:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
+    def sessions(self) -> list[int]:
+        """The processes that serve one connection each."""
+        pid = self._process.pid
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def trust(self, public_key: Path) -> None:
         """What the client thinks is the key of this server."""
         known = f"[127.0.0.1]:{self.port} {public_key.read_text()}"

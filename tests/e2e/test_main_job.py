@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -125,6 +126,24 @@ def test_bench_measures_and_keeps_raw_samples(copy):
     for record in kept.values():
         assert len(record.timings) == 2
         assert all(len(t.samples_ns) >= 5 for t in record.timings)
+
+
+def test_bench_by_operator(copy):
+    short = ("--rounds", 1, "--seconds", 0.05, "--no-baseline")
+    done = run_edgekit("bench", copy, "--profile", *short, "--json")
+    assert done.code == 0, done.err
+    found = {r["artifact"]: r for r in done.json["profiles"]}
+    assert set(found) == set(FIVE)
+    p50 = {r["summary"]["artifact"]: r["summary"]["p50_ns"] for r in done.json["rows"]}
+    for name, record in found.items():
+        operators = record["profile"]["operators"]
+        dense = [o for o in operators if re.search("Fully Connected|MatMul|Gemm", o["type"])]
+        assert sum(o["calls"] for o in dense) == 2, name
+        assert record["operators_ns"] == pytest.approx(sum(o["ns"] for o in operators), abs=1)
+        assert record["p50_ns"] == p50[name]
+    for name in ("fp32.onnx", "fp32.tflite"):
+        named = " ".join(o["name"] for o in found[name]["profile"]["operators"])
+        assert "digits_mlp" in named  # the Keras names, where the file has them
 
 
 def test_bench_of_files_alone_needs_no_workspace(digits, tmp_path):

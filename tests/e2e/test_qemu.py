@@ -13,13 +13,13 @@ import pytest
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.errors import MissingDependency, RunnerError, TargetError
 from edgekit.samples import read_npz
-from edgekit.targets import arm_root
+from edgekit.targets import arm_root, cycle_model
 from edgekit.targets.arm_root import INSTALL, PREPARE, root_folder
 from edgekit.targets.local import LocalTarget
 from edgekit.targets.qemu import QemuTarget
 from edgekit.types import Job
 from edgekit.workspace import Workspace
-from tests.conftest import skip_without
+from tests.conftest import run_edgekit, skip_without
 
 ROWS = 40
 
@@ -52,6 +52,11 @@ def outputs(target, job):
         return {name: value[:].copy() for name, value in load_arrays(result.outputs).items()}
 
 
+def require_llvm_or_skip():
+    programs = [f"{name}-{cycle_model.LLVM}" for name in ("llvm-mc", "llvm-mca")]
+    skip_without(all(map(shutil.which, programs)), " and ".join(programs), cycle_model.INSTALL)
+
+
 def count(profile, job):
     return QemuTarget(f"qemu:{profile}").execute(dataclasses.replace(job, action="count"))
 
@@ -72,9 +77,7 @@ def test_a_model_computes_on_arm_what_it_computes_here(jobs, artifact, profile):
 
 
 def test_the_record_names_what_was_emulated(jobs):
-    target = QemuTarget("qemu:pi5")
-    result = target.execute(jobs["fp32.tflite"])
-    assert result.machine == target.machine()
+    result = QemuTarget("qemu:pi5").execute(jobs["fp32.tflite"])
     assert (result.machine.arch, result.machine.cores) == ("aarch64", 4)
     assert "Cortex-A76" in result.machine.cpu
     assert "emulated" in result.machine.cpu
@@ -95,6 +98,42 @@ def test_counts_repeat_exactly(jobs, artifact, monkeypatch, tmp_path):
     assert count("pi4", again).instructions == first.instructions
 
 
+def test_modelled_cycles_repeat_exactly_and_say_what_they_are(jobs):
+    require_llvm_or_skip()
+    job = dataclasses.replace(jobs["int8.tflite"], action="model")
+    first, again = (QemuTarget("qemu:pi5").execute(job) for _ in range(2))
+    assert first.modelled == again.modelled
+    # Keeping the blocks costs the emulated program nothing.
+    assert first.instructions == count("pi5", jobs["int8.tflite"]).instructions
+    modelled = first.modelled
+    assert modelled.label == "modelled, uncalibrated"
+    assert modelled.core == "neoverse-n1"
+    assert modelled.coverage > 0.9
+    widest = 4  # instructions that the core takes in a cycle
+    assert first.instructions[0] / widest <= modelled.cycles < 3 * first.instructions[0]
+
+
+def test_a_machine_without_a_model_of_its_cycles(digits):
+    for target in ("qemu:phone", "local"):
+        done = run_edgekit("bench", digits, "--target", target, "--model-cycles")
+        assert done.code == 1
+        assert f"there is no model of the cycles of {target}" in done.err
+        assert "qemu:pi4 or qemu:pi5" in done.err
+
+
+def test_operators_have_no_times_there(digits):
+    done = run_edgekit("bench", digits / "fp32.onnx", "--target", "qemu:pi4", "--profile")
+    assert done.code == 1
+    assert "no runtime of qemu:pi4 tells the times of operators: fp32.onnx" in done.err
+
+
+def test_without_llvm_nothing_is_modelled(jobs, monkeypatch):
+    monkeypatch.setattr(cycle_model.shutil, "which", lambda name: None)
+    with pytest.raises(MissingDependency, match="needs llvm-mc-19") as missing:
+        cycle_model.require_llvm()
+    assert missing.value.hint == "apt install llvm-19"
+
+
 def test_a_pi_5_needs_fewer_instructions_for_int8_than_a_pi_4(jobs):
     """It has an instruction for sixteen products of int8; a Pi 4 has one for eight."""
     pi4, pi5 = (min(count(p, jobs["int8.tflite"]).instructions) for p in ("pi4", "pi5"))
@@ -103,9 +142,10 @@ def test_a_pi_5_needs_fewer_instructions_for_int8_than_a_pi_4(jobs):
     assert inputs * units / 16 < pi5 < pi4 < 10 * inputs * units
 
 
-def test_a_time_is_refused(jobs):
+@pytest.mark.parametrize("action", ["time", "profile"])
+def test_a_time_is_refused(jobs, action):
     with pytest.raises(TargetError, match="no latency") as refused:
-        QemuTarget("qemu:pi4").execute(dataclasses.replace(jobs["int8.tflite"], action="time"))
+        QemuTarget("qemu:pi4").execute(dataclasses.replace(jobs["int8.tflite"], action=action))
     assert "ssh://" in refused.value.hint
 
 

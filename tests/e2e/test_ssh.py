@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgekit.agent import machine
 from edgekit.agent.arrays import load_arrays, save_arrays
 from edgekit.errors import MissingDependency, RunnerError, TargetError
 from edgekit.samples import read_npz
-from edgekit.targets import arm_root, ssh_board
+from edgekit.targets import arm_root, ssh, ssh_board
 from edgekit.targets.local import LocalTarget
 from edgekit.targets.ssh import SshTarget
 from edgekit.types import Job
@@ -104,10 +110,13 @@ def test_an_arm_board(raspberry_pi, connect, jobs):
     job = jobs["int8.tflite"]
     assert_same_as_here(target, job)
     timed = target.execute(dataclasses.replace(job, action="time", seconds=0.1))
-    assert timed.machine == target.machine()
     assert timed.machine.arch == "aarch64"
     assert timed.runtime.backend == "cpu, XNNPACK"
     assert len(timed.timing.samples_ns) >= 5
+    # LiteRT's C interface is the same there.
+    found = target.execute(dataclasses.replace(job, action="profile", seconds=0.1)).profile
+    assert sum("Fully Connected" in o.type for o in found.operators) == 2
+    assert all(o.calls == 1 for o in found.operators)
     here, there = outputs(LocalTarget(), jobs["fp32.onnx"]), outputs(target, jobs["fp32.onnx"])
     for name, value in here.items():
         assert np.abs(there[name] - value).max() <= 1e-6 * np.abs(value).max()
@@ -132,7 +141,7 @@ def test_a_time_comes_with_the_state_of_the_board_before_and_after(board, connec
         dataclasses.replace(jobs["int8.tflite"], action="time", seconds=0.1)
     )
     assert len(result.timing.samples_ns) >= 5
-    assert result.machine == LocalTarget().machine()
+    assert result.machine == machine.describe()
     assert [c.throttled_bits for c in result.conditions] == [0, 0]
     assert not [w for w in result.warnings if "voltage" in w]
 
@@ -155,7 +164,7 @@ def test_one_connection_and_each_file_once(tmp_path, connect, jobs):
         target = connect(server)
         for _ in range(2):
             assert_same_as_here(target, jobs["fp32.tflite"])
-        target.machine()
+        target.packages()
         assert server.log().count("Accepted publickey") == 1
         files = {p: p.stat().st_ino for p in server.cache.rglob("*") if p.is_file()}
         model = Path(jobs["fp32.tflite"].artifact)
@@ -232,26 +241,26 @@ def test_a_board_without_packages_to_download_leaves_nothing(tmp_path, connect):
     with Sshd(tmp_path / "b", python=BARE, environment=nowhere) as server:
         with pytest.raises(MissingDependency, match=r"pip on ssh://.* cannot install"):
             connect(server).prepare()
-        assert not list((server.cache / "edgekit").glob("venv-*"))
+        assert not list((server.cache / "edgekit").glob("venvs/*"))
 
 
 def test_nobody_listens(board, connect, tmp_path):
     port = 1  # of tcpmux, which nobody has
     with pytest.raises(TargetError, match=f"cannot reach ssh://127.0.0.1:{port}: .*refused") as e:
-        connect(board, f"ssh://127.0.0.1:{port}").machine()
+        connect(board, f"ssh://127.0.0.1:{port}").packages()
     assert e.value.hint == f"try by hand: ssh -p {port} 127.0.0.1"
 
 
 def test_a_name_that_nobody_has(board, connect):
     with pytest.raises(TargetError, match=r"cannot reach ssh://no-such-board\.invalid"):
-        connect(board, "ssh://no-such-board.invalid").machine()
+        connect(board, "ssh://no-such-board.invalid").packages()
 
 
 def test_an_unknown_host_key(tmp_path, connect):
     with Sshd(tmp_path / "b") as server:
         (server.folder / "known_hosts").unlink()
         with pytest.raises(TargetError, match=r"host key of .* is not known here") as e:
-            connect(server).machine()
+            connect(server).packages()
         assert e.value.hint.endswith(f"ssh -p {server.port} {server.user}@127.0.0.1")
         assert not (server.folder / "known_hosts").exists()
 
@@ -260,7 +269,7 @@ def test_a_host_key_that_changed(tmp_path, connect):
     with Sshd(tmp_path / "b") as server:
         server.trust(server.folder / "key.pub")
         with pytest.raises(TargetError, match="not the one known here") as e:
-            connect(server).machine()
+            connect(server).packages()
         assert e.value.hint == f"if you know why: ssh-keygen -R '[127.0.0.1]:{server.port}'"
 
 
@@ -268,7 +277,7 @@ def test_a_key_that_the_board_does_not_take(tmp_path, connect):
     with Sshd(tmp_path / "b") as server:
         (server.folder / "authorized_keys").write_text("")
         with pytest.raises(TargetError, match=r"without a password: .*Permission denied") as e:
-            connect(server).machine()
+            connect(server).packages()
         assert e.value.hint.endswith(f"ssh-copy-id -p {server.port} {server.user}@127.0.0.1")
 
 
@@ -319,15 +328,142 @@ def test_what_is_no_address(uri):
         SshTarget(uri)
 
 
-def test_half_a_file_is_not_kept(tmp_path):
-    request = {"verb": "put", "mark": "m", "files": [["files/a.tflite", 10, "0" * 64]]}
-    done = subprocess.run(
-        [sys.executable, ssh_board.__file__],
-        input=json.dumps(request).encode() + b"\nshort",
+# Cut in the line of JSON; and in the arrays after it, where only `run` has any.
+@pytest.mark.parametrize("cut", ["head -c 150", "head -c -1"])
+def test_an_answer_that_ends_in_the_middle(board, connect, jobs, cut, tmp_path):
+    target = connect(board)
+    program = tmp_path / "ssh"
+    program.write_text(f'#!/bin/sh\n{board.client}/ssh "$@" | {cut}\n')
+    program.chmod(0o755)
+    target._program = str(program)
+    with pytest.raises(TargetError, match=f"connection to {board.uri} ended in the middle"):
+        target.execute(jobs["fp32.tflite"])
+
+
+@pytest.mark.parametrize("folder", ["a b", "50%", "${HOME}", "x" * 70])
+def test_wherever_temporary_files_lie(board, connect, folder, tmp_path, monkeypatch):
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    target = connect(board)
+    assert "numpy" in target.packages()
+    assert target._socket.is_socket()
+
+
+def processes(words, where="cmdline"):
+    """Those that have `words` on their command line, or in their environment (`environ`)."""
+    found = []
+    for path in Path("/proc").glob(f"[0-9]*/{where}"):
+        with contextlib.suppress(OSError):
+            if words in path.read_text(errors="replace"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def agents(server):
+    return processes(f"PYTHONPATH={server.cache}", "environ")
+
+
+def wait_until(what):
+    for _ in range(300):
+        if what():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not come to that")
+
+
+@contextlib.contextmanager
+def long_job(server, target, jobs):
+    """While an agent runs, and would for a minute: what becomes of it."""
+    job = dataclasses.replace(jobs["int8.tflite"], action="time", seconds=60)
+    with ThreadPoolExecutor() as pool:
+        pending = pool.submit(target.execute, job)
+        wait_until(lambda: agents(server))
+        yield pending
+
+
+def test_who_interrupts_leaves_nothing_running_there(board, connect, jobs):
+    target = connect(board)
+    with long_job(board, target, jobs) as pending:
+        for client in processes(f"ControlPath={target._socket}"):
+            os.kill(client, signal.SIGINT)
+        with pytest.raises(TargetError):
+            pending.result(timeout=30)
+    wait_until(lambda: not agents(board))
+
+
+def test_a_board_that_falls_silent(tmp_path, connect, jobs, monkeypatch):
+    monkeypatch.setitem(ssh._OPTIONS, "ServerAliveInterval", "1")
+    with Sshd(tmp_path / "b") as server:
+        target = connect(server)
+        with long_job(server, target, jobs) as pending:
+            silent = server.sessions()
+            assert silent
+            for pid in silent:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(TargetError, match=f"connection to {server.uri} ended"):
+                    pending.result(timeout=30)
+            finally:
+                for pid in silent:
+                    os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not agents(server))
+
+
+def ask_board(cache, request, content=b"", limits="true"):
+    """What `ssh_board.py` answers, without a connection."""
+    return subprocess.run(
+        ["sh", "-c", f'{limits}; exec "$0" "$1"', sys.executable, ssh_board.__file__],
+        input=json.dumps({"mark": "m", **request}).encode() + b"\n" + content,
         capture_output=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        check=False,
     )
+
+
+def put(name, content):
+    listed = [name, len(content), hashlib.sha256(content).hexdigest()]
+    return {"verb": "put", "venv": "venvs/new", "agent": "agents/new", "files": [listed]}
+
+
+def test_half_a_file_is_not_kept(tmp_path):
+    done = ask_board(tmp_path, put("files/a.tflite", b"short and long"), b"short")
     assert b"\nm\n" in done.stdout
     assert b"in the middle of a file" in done.stdout
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_full_disk_keeps_no_half_of_a_file(tmp_path):
+    content = bytes(1 << 20)
+    done = ask_board(tmp_path, put("files/a.tflite", content), content, limits="ulimit -f 8")
+    assert b"File too large" in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_what_other_versions_had_on_a_board_goes(tmp_path):
+    cache = tmp_path / "edgekit"
+    for folder in ("agents/old", "agents/new", "agents/in-use", "venvs/old", "venvs/new"):
+        (cache / folder).mkdir(parents=True)
+        (cache / folder / "file").touch()
+        days = 0.5 if folder == "agents/in-use" else 2
+        os.utime(cache / folder, (0, time.time() - days * 24 * 3600))
+    done = ask_board(tmp_path, put("files/a.tflite", b"x"), b"x")
+    assert done.returncode == 0
+    left = sorted(str(p.relative_to(cache)) for p in cache.glob("*/*"))
+    assert left == ["agents/in-use", "agents/new", "files/a.tflite", "venvs/new"]
+
+
+def test_an_interrupted_preparation_leaves_nothing(tmp_path):
+    command = [sys.executable, ssh_board.__file__]
+    request = {"verb": "prepare", "mark": "m", "venv": "venvs/new", "requirements": "numpy"}
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    folder = tmp_path / "edgekit" / "venvs" / "new"
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    ) as board:
+        board.stdin.write(json.dumps(request).encode() + b"\n")
+        board.stdin.close()
+        wait_until(folder.is_dir)
+        board.stdout.close()
+        assert b"nobody waits" in board.stderr.read()
+    assert not folder.exists()
+    assert not processes(str(folder))

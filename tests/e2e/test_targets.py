@@ -43,8 +43,8 @@ def test_an_emulated_board_proves_and_counts(ws, pi5):
     counted = run_edgekit("bench", ws, "--target", pi5, "--json")
     assert counted.code == 0, counted.err
     assert (counted.json["rows"], counted.json["records"]) == ([], [])
-    assert {c["artifact"] for c in counted.json["counts"]} == PYTHON_FILES
-    assert all(min(c["counts"]) > 1000 for c in counted.json["counts"])
+    assert {c["record"]["artifact"] for c in counted.json["counts"]} == PYTHON_FILES
+    assert all(min(c["record"]["counts"]) > 1000 for c in counted.json["counts"])
     kept = records(ws, "instructions", pi5)
     again = run_edgekit("bench", ws / "int8.tflite", "--target", pi5)
     assert f"{kept['int8.tflite'].counts[0]:,}" in again.out

@@ -56,10 +56,10 @@ def test_python_in_the_readme_uses_what_there_is():
 
 
 def test_the_demo_table_has_the_columns_of_the_demo(digits):
-    from edgekit import tables
+    from edgekit.tables import proofs
     from edgekit.workspace import Workspace
 
-    columns = [str(c.header) for c in tables.summary(Workspace.open(digits)).columns]
+    columns = [str(c.header) for c in proofs.summary(Workspace.open(digits)).columns]
     header = next(line for line in LINES if line.startswith("| artifact"))
     assert [c.strip() for c in header.strip("|").split("|")] == columns
 

@@ -35,7 +35,7 @@ def test_import_edgekit_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "export", "verify", "bench", "inspect", "list_targets", "demo"]
+    "verb", ["train", "export", "verify", "bench", "inspect", "report", "list_targets", "demo"]
 )
 def test_no_verb_imports_a_framework_into_the_host(verb):
     loaded = modules_after(f"import edgekit; edgekit.{verb}")

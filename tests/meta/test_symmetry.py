@@ -37,6 +37,12 @@ def test_options_are_the_arguments_of_the_function(name):
 def test_defaults_agree(name):
     arguments = function(name).parameters
     given = ["source"] if command(name).params[0].name in ("source", "sources") else []
+    for option in command(name).params:
+        if isinstance(option, click.Option) and option.required:
+            given += [option.opts[0], "given"]
+    for option in command(name).params:
+        if isinstance(option, click.Option) and option.required:
+            given += [option.opts[0], "given"]
     parsed = command(name).make_context(name, given).params
     for option, argument in arguments.items():
         if option in parsed and argument.default is not argument.empty:

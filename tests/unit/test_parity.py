@@ -37,6 +37,18 @@ def test_figures_of_a_known_difference():
     assert figures.sqnr_db == pytest.approx(10 * np.log10(5 / 0.01))
 
 
+def test_errors_are_counted_by_their_share_of_the_scale():
+    reference = np.array([[10.0, -1.0, 0.0, 0.0]])
+    figures = one(reference, reference + np.array([[0.0, 2e-8, 0.005, -10.0]]))
+    found = figures.errors
+    places = [i for i, count in enumerate(found.counts) if count]
+    below = [0.0, *found.edges]
+    assert sum(found.counts) == 4
+    assert len(found.counts) == len(found.edges) + 1
+    assert [below[i] for i in places] == [0.0, 1e-9, 3.16e-4, 1.0]
+    assert parity.compare({"y": reference}, {"y": reference})[0].errors.counts[0] == 4
+
+
 def test_top1_counts_what_an_application_would_pick():
     output = CLASSES.copy()
     output[:20] = np.roll(output[:20], 1, axis=1)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgekit.tables import gained
+import pytest
+
+from edgekit.comparison import Comparison
+from edgekit.tables.pruning import gained
 from edgekit.verbs.gain import Gain
 
 DENSE = Gain("fp32.tflite", 100_000, 90_000, 300_000, 50_000.0)
-SPARSE = Gain("sparse80-fp32.tflite", 100_000, 30_000, 300_000, 49_000.0, before=DENSE)
+SAME = Comparison("fp32.tflite", "sparse80-fp32.tflite", 0.98, (0.97, 0.99), "same", True)
+FASTER = replace(SAME, ratio=0.4, interval=(0.38, 0.42), verdict="faster")
+SPARSE = Gain("sparse80-fp32.tflite", 100_000, 30_000, 300_000, 49_000.0, DENSE, SAME)
 
 
 def test_zeros_that_gain_nothing_are_no_gain():
@@ -21,7 +26,7 @@ def test_zeros_that_gain_nothing_are_no_gain():
 
 
 def test_a_gain_is_told_in_figures():
-    cut = replace(SPARSE, size_bytes=40_000, p50_ns=20_000.0)
+    cut = replace(SPARSE, size_bytes=40_000, times=FASTER)
     assert gained([cut]) == ["sparse80-fp32.tflite: 2.5× smaller (3.0× gzipped), 2.5× as fast"]
     smaller = replace(SPARSE, size_bytes=40_000)
     assert gained([smaller]) == ["sparse80-fp32.tflite: 2.5× smaller (3.0× gzipped), as fast"]
@@ -29,7 +34,7 @@ def test_a_gain_is_told_in_figures():
 
 def test_what_cannot_be_compared_or_timed_is_not_called_faster():
     assert gained([replace(SPARSE, before=None)]) == []
-    untimed = replace(SPARSE, p50_ns=None, size_bytes=40_000)
+    untimed = replace(SPARSE, p50_ns=None, times=None, size_bytes=40_000)
     assert not untimed.is_faster
     assert gained([untimed]) == ["sparse80-fp32.tflite: 2.5× smaller (3.0× gzipped)"]
 
@@ -40,15 +45,19 @@ def test_those_without_a_gain_share_a_line():
     assert "sparse80-fp32.tflite, sparse80-fp32.onnx" in line
 
 
-def test_times_that_are_far_apart_show_no_gain():
-    steady, noisy = replace(SPARSE, p50_ns=40_000.0), replace(SPARSE, p50_ns=40_000.0, spread=0.3)
-    assert steady.is_faster
-    assert not noisy.is_faster
-
-
-def test_a_file_that_got_slower_is_called_so():
-    [line] = gained([replace(SPARSE, size_bytes=40_000, p50_ns=100_000.0)])
-    assert line.endswith(", slower (0.5× as fast)")
+@pytest.mark.parametrize(
+    ("ratio", "verdict", "text"),
+    [
+        (2.0, "slower", ", slower (0.5× as fast)"),
+        (0.8, "unclear", ", perhaps 1.2× as fast: their times are too far apart to tell"),
+    ],
+)
+def test_what_is_no_gain_in_time_is_called_so(ratio, verdict, text):
+    times = replace(SAME, ratio=ratio, verdict=verdict)
+    gain = replace(SPARSE, size_bytes=40_000, times=times)
+    assert not gain.is_faster
+    [line] = gained([gain])
+    assert line.endswith(text)
 
 
 def test_nothing_is_advised_that_was_done():

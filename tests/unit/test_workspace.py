@@ -79,6 +79,18 @@ def test_raw_samples_take_one_line(workspace):
     assert Workspace.open(workspace.path).manifest.latency == (record,)
 
 
+def test_times_of_two_phones_stand_side_by_side(workspace):
+    phones = [Machine("aarch64", "aarch64", 8, 0, f"Android {v}, Chrome 130") for v in (13, 14)]
+    runtime, timing = Runtime("a", "1", "b"), Timing((1.5,), 1, 3, True, 10)
+    first, second = (
+        LatencyRecord("keras", "0", "browser:listen", 1, 1, (timing,), runtime, phone)
+        for phone in phones
+    )
+    again = replace(first, timings=(timing, timing))
+    workspace.add_records(first, second, again)
+    assert workspace.manifest.latency == (second, again)
+
+
 def test_a_new_artifact_takes_the_place_and_the_records_of_the_old(workspace):
     old = publish(workspace)
     workspace.add_records(AccuracyRecord(old.id, old.sha256, "test", 9, {"a": 0.5}))

@@ -5,15 +5,16 @@ const WIDTH = 320;
 const HEIGHT = 120;
 const MOST_DOTS = 240;
 
-/** Draw `samples` (nanoseconds) into the svg element. @returns what the axis goes from and to. */
+/** Draw `samples` (nanoseconds) into the svg element. @returns the least, the largest, the upper edge. */
 export function drawSamples(svg, samples) {
   const step = Math.max(1, Math.ceil(samples.length / MOST_DOTS));
   const shown = samples.filter((_, i) => i % step === 0);
   const median = percentile(samples, 50);
-  const low = Math.min(...shown);
+  const low = samples.reduce((a, b) => Math.min(a, b));
+  const high = samples.reduce((a, b) => Math.max(a, b));
   // Few, long interruptions must not flatten the rest: they stay at the upper edge.
-  const high = Math.max(Math.min(Math.max(...shown), 3 * percentile(shown, 90)), low * 1.05);
-  const y = (value) => HEIGHT - 6 - ((Math.min(value, high) - low) / (high - low)) * (HEIGHT - 12);
+  const edge = Math.max(Math.min(high, 3 * percentile(shown, 90)), low * 1.05);
+  const y = (value) => HEIGHT - 6 - ((Math.min(value, edge) - low) / (edge - low)) * (HEIGHT - 12);
   // Dots stay round though the picture is stretched.
   const stretched = (svg.clientWidth / WIDTH || 1) / (svg.clientHeight / HEIGHT || 1);
   const dots = shown.map((value, i) => {
@@ -25,7 +26,7 @@ export function drawSamples(svg, samples) {
     return dot;
   });
   svg.replaceChildren(line('floor', HEIGHT), ...dots, line('median', y(median)));
-  return {low, high};
+  return {low, high, edge};
 }
 
 /** As numpy.percentile: linear between the two nearest. */

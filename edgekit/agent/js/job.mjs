@@ -6,9 +6,10 @@
 //   write(outputs, job) keep the outputs; where they are, by Keras name
 //   machine()           where it runs
 //   meter()             started before a measurement; called after it: memory and how busy it was
-//   showRows, showSamples   optional: see rows.mjs and timing.mjs
+//   showRows, showWarmUp, showSamples   optional: see rows.mjs and timing.mjs
 
 import {decodeNpy} from './npy.mjs';
+import {profile} from './profiling.mjs';
 import {firstBatch, runRows} from './rows.mjs';
 import {measure} from './timing.mjs';
 
@@ -19,7 +20,7 @@ export async function execute(job, host) {
   if (job.version !== PROTOCOL_VERSION) {
     throw new Error(`protocol version ${job.version}, this agent speaks ${PROTOCOL_VERSION}`);
   }
-  if (!['run', 'time'].includes(job.action)) throw new Error(`unknown action ${job.action}`);
+  if (!['run', 'time', 'profile'].includes(job.action)) throw new Error(`unknown action ${job.action}`);
   const runner = await host.open(job);
   const feed = await readFeed(job.inputs, host);
   await runner.load(await host.model(job), firstBatch(job.signature, feed), job);
@@ -29,6 +30,7 @@ export async function execute(job, host) {
     machine: await host.machine(),
     outputs: {},
     timing: null,
+    profile: null,
     version: PROTOCOL_VERSION,
   };
   if (job.action === 'run') {
@@ -36,6 +38,8 @@ export async function execute(job, host) {
       await runRows(runner, job.signature, feed, host.showRows),
       job,
     );
+  } else if (job.action === 'profile') {
+    result.profile = await profile(runner, job.seconds ?? 1);
   } else {
     result.timing = await timeFirstRow(runner, job.seconds ?? 1, host);
   }
@@ -48,6 +52,7 @@ async function readFeed(inputs, host) {
 }
 
 async function timeFirstRow(runner, seconds, host) {
+  await host.showWarmUp?.();
   const read = host.meter();
   const measured = await measure(runner, seconds, host.showSamples);
   return {

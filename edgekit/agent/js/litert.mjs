@@ -103,7 +103,8 @@ function checkSignature({inputs, outputs}) {
       throw new Error(`'${name}' is ${dtype}; LiteRT.js has float32 and int32 only${advice}`);
     }
     if (shape.includes(null)) {
-      throw new Error(`'${name}' has a free dimension; LiteRT.js runs fixed shapes only: export with --batch 1`);
+      const advice = shape[0] === null ? ': export with --batch 1' : '; here it is in the Keras model itself';
+      throw new Error(`'${name}' has a free dimension; LiteRT.js runs fixed shapes only${advice}`);
     }
   }
 }

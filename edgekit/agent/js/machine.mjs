@@ -11,15 +11,18 @@ const NAMED = [
   [/Version\/([\d.]+).*Safari/, 'Safari'],
 ];
 
+const NO_MODEL = /^rv:|^Mobile$|^Tablet$|^Android|^Linux|^U$|^K$|^wv$/; // K: not told
+
 /** @returns {Machine} with the browser as a part of `os`; memory 0 where it is not told. */
 export async function describeMachine() {
   const known = await knownValues();
   const [, inside = ''] = /\(([^)]*)\)/.exec(navigator.userAgent) ?? [];
-  const words = inside.split('; ').filter((word) => !['X11', 'K'].includes(word)); // K: not told
-  const arch = ARCHITECTURES[`${known.architecture}${known.bitness}`] ?? guessArchitecture();
-  const system = known.platform ? `${known.platform} ${known.platformVersion}`.trim() : words.join(', ');
+  const words = inside.replace(/ Build\/.*/, '').split('; ');
+  const arch = ARCHITECTURES[`${known.architecture}${known.bitness}`] ?? guessArchitecture(inside);
+  const system = known.platform ? `${known.platform} ${known.platformVersion}`.trim() : nameSystem(words, arch);
+  const android = /Android/.test(inside) && words.filter((word) => !NO_MODEL.test(word)).at(-1);
   return {
-    cpu: known.model || (/Android/.test(inside) && words.at(-1)) || navigator.platform || arch,
+    cpu: known.model || android || nameApple() || arch,
     arch,
     cores: navigator.hardwareConcurrency ?? 1,
     memory_bytes: (navigator.deviceMemory ?? 0) * 2 ** 30, // rounded, and never above 8 GB or so
@@ -28,9 +31,25 @@ export async function describeMachine() {
   };
 }
 
-function guessArchitecture() {
-  if (/iPhone|iPad|aarch64|armv8/.test(navigator.platform)) return 'aarch64';
-  return /x86_64|Win64/.test(navigator.platform) ? 'x86_64' : 'unknown';
+function nameSystem(words, arch) {
+  const android = words.find((word) => /^Android/.test(word));
+  if (android) return words.includes('K') ? 'Android' : android; // with K, the version is made up
+  const ios = /OS ([\d_]+) like Mac/.exec(words.at(-1))?.[1];
+  if (ios) return `iOS ${ios.replaceAll('_', '.')}`;
+  if (nameApple() === 'iPad') return 'iPadOS';
+  const told = words.filter((word) => !/^X11$|^rv:|^Macintosh$|^Win64$|^x64$/.test(word));
+  return told.join(', ').replace(` ${arch}`, '');
+}
+
+/** iPhone, iPad or Mac; an iPad says that it is a Mac, none of which has a touch screen. */
+function nameApple() {
+  if (/^Mac/.test(navigator.platform)) return navigator.maxTouchPoints > 1 ? 'iPad' : 'Mac';
+  return /^iP(hone|ad|od)/.exec(navigator.platform)?.[0];
+}
+
+function guessArchitecture(inside) {
+  if (/iPhone|iPad/.test(nameApple()) || /aarch64|armv8/.test(navigator.platform)) return 'aarch64';
+  return /x86_64|Win64/.test(`${navigator.platform} ${inside}`) ? 'x86_64' : 'unknown';
 }
 
 /** @returns "Chromium 156.0.8078.79". */

@@ -4,6 +4,7 @@
 import {drawSamples, percentile} from './chart.mjs';
 import {describeBrowser, describeMachine} from './machine.mjs';
 
+const ACTIONS = {run: 'running all rows', time: 'timing', profile: 'timing operators'};
 const RUNTIMES = {tfjs: 'TensorFlow.js', onnx: 'ONNX Runtime Web', tflite: 'LiteRT.js'};
 const ROOT = new URL('../', import.meta.url);
 const ID = Array.from(crypto.getRandomValues(new Uint8Array(8)), (n) => n.toString(16)).join('');
@@ -39,7 +40,7 @@ function begin(job) {
   say('working', 'loading');
   const threads = job.threads > 1 ? `, ${job.threads} threads` : '';
   at('name').textContent = job.name;
-  at('action').textContent = job.action === 'time' ? 'timing' : 'running all rows';
+  at('action').textContent = ACTIONS[job.action];
   at('runtime').textContent = `${RUNTIMES[job.format]}, ${job.backend}${threads}`;
   at('figures').replaceChildren();
   at('progress').hidden = false;
@@ -57,6 +58,10 @@ addEventListener('message', ({origin, data}) => {
     end(data.answer);
     return;
   }
+  if (data.warming) {
+    say('working', 'warming up');
+    return;
+  }
   say('working', data.samples ? 'timing' : 'running');
   at('progress').value = data.done / data.all;
   if (data.samples) showSamples(data.samples);
@@ -67,7 +72,7 @@ function end(answer) {
   at('progress').hidden = true;
   const url = new URL(`jobs/${current.id}/answer`, ROOT);
   fetch(url, {method: 'POST', body: JSON.stringify(answer)}).catch(console.error);
-  const {error, timing, runtime} = answer;
+  const {error, timing, profile, runtime} = answer;
   if (runtime) at('runtime').textContent = `${RUNTIMES[current.format]} ${runtime.version}, ${runtime.backend}`;
   let result;
   if (error) {
@@ -76,6 +81,10 @@ function end(answer) {
   } else if (timing) {
     showSamples(timing.samples_ns, timing.load_ns);
     result = time(percentile(timing.samples_ns, 50));
+  } else if (profile) {
+    const longest = profile.operators.reduce((a, b) => (a.ns > b.ns ? a : b));
+    showFigures([['longest operator', `${longest.type} ${longest.name}`, 'wide']]);
+    result = 'by operator';
   } else {
     showFigures([['all rows', 'run and sent back to be compared', 'wide']]);
     result = 'run';
@@ -101,8 +110,9 @@ function remember(result, error) {
 
 function showSamples(samples, load) {
   showChart(true);
-  const {low, high} = drawSamples(at('chart'), samples);
-  at('range').textContent = `${time(low)} – ${time(high)}`;
+  const {low, high, edge} = drawSamples(at('chart'), samples);
+  const cut = high > edge ? `, drawn to ${time(edge)}` : '';
+  at('range').textContent = `${time(low)} – ${time(high)}${cut}`;
   at('count').textContent = `${samples.length} samples`;
   const [p50, p90] = [50, 90].map((share) => time(percentile(samples, share)));
   showFigures([['p50', p50], ['p90', p90], ['load', load ? time(load) : '–']]);
@@ -138,6 +148,6 @@ function say(kind, text) {
 }
 
 const {cpu, cores, os} = await describeMachine();
-at('machine').textContent = [...(os.startsWith(cpu) ? [] : [cpu]), os, `${cores} cores`].join(', ');
+at('machine').textContent = [cpu, os, `${cores} cores`].join(', ');
 navigator.wakeLock?.request('screen').catch(() => {}); // a dark screen slows a phone down
 listen(await describeBrowser());

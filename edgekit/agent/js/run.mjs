@@ -26,7 +26,7 @@ const host = {
   read: (file) => fetchBytes(new URL(file, JOB)),
   async open(job) {
     if (job.threads > 1 && !crossOriginIsolated) {
-      throw new Error('threads need a page from this machine or over https: run with one thread');
+      throw new Error('threads need a page from localhost (a phone: adb reverse): run with one thread');
     }
     await checkGpu(job.backend);
     return OPENERS[job.format](job);
@@ -43,6 +43,9 @@ const host = {
   async showRows(done, all) {
     if (performance.now() - told > SHOWN_EVERY_MS) await tell({done, all});
   },
+  async showWarmUp() {
+    await tell({warming: true}, 50); // time for a frame: the warm-up leaves none
+  },
   async showSamples(samples, share) {
     await tell({samples: samples.slice(), done: share, all: 1});
   },
@@ -51,7 +54,7 @@ const host = {
 /** In one way for all runtimes, whose own words for it differ. */
 async function checkGpu(backend) {
   if (backend === 'webgpu' && !isSecureContext) {
-    throw new Error('WebGPU needs a page from this machine or over https');
+    throw new Error('WebGPU needs a page from localhost (a phone: adb reverse)');
   }
   if (backend === 'webgpu' && !(await navigator.gpu?.requestAdapter())) {
     throw new Error('this browser has no WebGPU adapter here');
@@ -114,9 +117,9 @@ async function postOutputs(outputs, {signature}) {
 }
 
 /** Let the page show how far this is: it can paint while this waits. */
-async function tell(news) {
+async function tell(news, wait = 0) {
   parent.postMessage({job: location.hash.slice(1), ...news}, location.origin);
-  await new Promise((resolve) => setTimeout(resolve));
+  await new Promise((resolve) => setTimeout(resolve, wait));
   told = performance.now();
 }
 

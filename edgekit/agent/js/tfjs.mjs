@@ -109,6 +109,21 @@ export class TfjsRunner {
     this.values = await Promise.all(this.results.map((tensor) => tensor.data()));
   }
 
+  /**
+   * One invocation, with its calls of kernels: {type, name, ns}. Which operator of the model calls a
+   * kernel is not told, so that its name is the shape that comes out.
+   */
+  async profile() {
+    const {kernels} = await this.tf.profile(() => this.invoke());
+    // "fusedConv2d__op" is only the function around a kernel, which has an entry of its own.
+    const real = kernels.filter(({name}) => !name.endsWith('__op'));
+    return real.map(({name: type, outputShapes, kernelTimeMs}) => {
+      // A GPU without a clock for its queries answers with an object that says so.
+      if (!Number.isFinite(kernelTimeMs)) throw new Error('this backend tells no times of kernels');
+      return {type, name: describeShapes(outputShapes), ns: kernelTimeMs * 1e6};
+    });
+  }
+
   /** Results of the last invocation: {name: {dtype, shape, data}} by Keras name. */
   read() {
     return Object.fromEntries(
@@ -138,6 +153,12 @@ export class TfjsRunner {
     this.model?.dispose();
     this.model = null;
   }
+}
+
+function describeShapes(shapes) {
+  const texts = shapes.map((shape) => `[${shape.join(', ')}]`);
+  const alike = texts.length > 1 && texts.every((text) => text === texts[0]);
+  return `→ ${alike ? `${texts.length} × ${texts[0]}` : texts.join(', ')}`;
 }
 
 function disposeAll(tensors) {

@@ -6,6 +6,7 @@
 const WINDOW = 5; // samples per warm-up window, at least
 const WINDOWS = 5; // as many windows fit into the time of the warm-up
 const STABLE_WITHIN = 0.05; // two windows in a row with medians this close end the warm-up
+const WARM_UP_S = 0.5; // that a warm-up may take, or half of the measurement if that is longer
 const SHORTEST_SAMPLE_NS = 50_000;
 const SHORTEST_SAMPLE_TICKS = 100; // one step of the clock is at most 1 % of a sample
 const MOST_GROWTH = 100; // of a sample's invocations per window: the clock may have seen nothing
@@ -13,13 +14,13 @@ const MOST_SAMPLES = 1000;
 const SHOWN_EVERY_MS = 250;
 
 /**
- * Time runner.invoke() for about `seconds`, after a warm-up of at most half as long.
+ * Time runner.invoke() for about `seconds`, after a warm-up until it is stable.
  * @param show awaited a few times a second with the samples so far, in nanoseconds, and the share of
  *   the time that is over: a page repaints then. The invocation after it is not counted.
  */
 export async function measure(runner, seconds, show) {
   const shortest = Math.max(SHORTEST_SAMPLE_NS, clockStep() * SHORTEST_SAMPLE_TICKS);
-  const {count, stable, loops} = await warmUp(runner, seconds / 2, shortest);
+  const {count, stable, loops} = await warmUp(runner, Math.max(seconds / 2, WARM_UP_S), shortest);
   const samples = [];
   const deadline = performance.now() + seconds * 1e3;
   let shown = performance.now();
@@ -68,7 +69,7 @@ async function warmUp(runner, seconds, shortest) {
 }
 
 /** The clock's smallest step in nanoseconds, among a few. */
-function clockStep() {
+export function clockStep() {
   let smallest = Infinity;
   for (let i = 0; i < 5; i++) {
     const start = performance.now();

@@ -1,0 +1,1 @@
+"""What a report of a workspace knows (`facts`), and its four forms."""
