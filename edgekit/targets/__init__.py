@@ -81,8 +81,8 @@ def open_target(uri: str, notify: Progress | None = None) -> Target:
     raise TargetError(f"unknown target {uri!r}", hint=f"known targets: {', '.join(KNOWN)}")
 
 
-def require_able(target: Target, job: Job) -> None:
-    """See that `job` is one for `target`.
+def require_able(target: Target, job: Job, hint: str = "take the target local") -> None:
+    """See that `job` is one for `target`; `hint` says what to do with another format.
 
     Raises:
         RunnerError: there is no runtime for the format.
@@ -91,7 +91,7 @@ def require_able(target: Target, job: Job) -> None:
     if job.format not in target.formats:
         raise RunnerError(
             f"{target.uri} runs {' and '.join(target.formats)}, not {job.format}",
-            hint="take the target local",
+            hint=hint,
         )
     if job.action in ("count", "model") and not target.is_emulated:
         raise TargetError(

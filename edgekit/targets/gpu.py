@@ -130,7 +130,8 @@ class GpuTarget:
         )
 
     def _check(self, job: Job) -> None:
-        require_able(self, job)
+        on_gpu = "--target 'browser?backend=webgpu'" if job.format == "tfjs" else "--target gpu"
+        require_able(self, job, hint=f"take {on_gpu}")
         if job.threads != 1:
             raise TargetError(
                 f"threads are the CPU's: {self.uri} has none to choose", hint="leave --threads out"
