@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -19,7 +20,7 @@ needs_affinity = pytest.mark.skipif(
 
 
 @needs_affinity
-def test_a_process_has_as_many_cores_as_threads(digits, monkeypatch):
+def test_a_process_has_as_many_cores_as_threads(digits, tmp_path, monkeypatch):
     """Asked of the processes themselves: the Python ones and Node.js."""
     seen = set()
 
@@ -32,7 +33,8 @@ def test_a_process_has_as_many_cores_as_threads(digits, monkeypatch):
 
     monkeypatch.setattr(local, "ask_agent", watched)
     before = os.sched_getaffinity(0)
-    files = [digits / "fp32.tflite", digits / "fp32.onnx", digits / "fp32.tfjs"]
+    workspace = shutil.copytree(digits, tmp_path / "ws")
+    files = [workspace / f"fp32.{form}" for form in ("tflite", "onnx", "tfjs")]
     result = edgekit.bench(sources=files, rounds=1, seconds=0.05, pin=True, baseline=False)
     assert seen == {frozenset([max(before)])}
     assert len(result.records) == 3
