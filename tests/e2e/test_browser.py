@@ -421,7 +421,11 @@ def test_two_browsers_are_not_one_measurement(jobs, monkeypatch):
     def execute():
         result = target.execute(timed(jobs["int8.tflite"]))
         machines.append(result.machine)
-        phones[0].close()
+        if len(machines) == 1:
+            phones[0].close()
+            server = target._server
+            with server.changed:  # which looks a few times a second
+                assert server.changed.wait_for(lambda: not server._connections, timeout=30)
         return result
 
     machines: list[Machine] = []
