@@ -37,8 +37,10 @@ SAME, SLOWER = ("first", "second", "third"), "slower"
 MODELS = {
     "mlp": ("MLP 784-300-100-10", "int8"),
     "fashion_mnist_cnn": ("small separable CNN", "fp32"),
-    "mobilenet_224": ("MobileNetV2 224", "fp32"),
 }
+FILES = "mlp.tflite,fashion_mnist_cnn.onnx"
+GAPS = (1, 10, 30)
+"""How many runs lie between two records that are compared, though not measured in turns."""
 MOST_DIFFERENT, LEAST_FOUND = 0.05, 0.95
 BURST_S = 0.4
 """A neighbour works, and sleeps, for a random time up to this."""
@@ -57,17 +59,14 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=67, help="of each file, default 67")
-    parser.add_argument("--busy-runs", type=int, default=10, help="beside others, default 10")
-    parser.add_argument("--models", default=",".join(MODELS), help="default: all")
-    parser.add_argument("--formats", default="tflite,onnx")
+    parser.add_argument("--busy-runs", type=int, default=0, help="beside neighbours, default none")
+    parser.add_argument("--files", default=FILES, help=f"MODEL.FORMAT,…; default {FILES}")
     parser.add_argument("--work", type=Path, help="a folder to keep models and records in")
     arguments = parser.parse_args()
     quiet: dict[str, list[Run]] = {}
     busy: dict[str, list[Run]] = {}
     with _results.work_folder(arguments.work) as folder:
-        for name, form in itertools.product(
-            arguments.models.split(","), arguments.formats.split(",")
-        ):
+        for name, form in (file.split(".") for file in arguments.files.split(",")):
             title, precision = MODELS[name]
             file = exported(folder, name, precision) / f"{precision}.{form}"
             label = f"{title}, {precision} {form}"
@@ -77,6 +76,7 @@ def main() -> None:
                 with neighbours():
                     busy[f"{label}, beside neighbours"] = measured(file, kept, arguments.busy_runs)
     print_table("Is one file slower than another?", *verdict_table({**quiet, **busy}))
+    print_table("Records that were not measured in turns", *apart_table(quiet))
     print_table("Why processes, and why ranks", *statistics_table({**quiet, **busy}))
     print_conditions(ROUNDS, "ai-edge-litert", "onnxruntime")
 
@@ -194,6 +194,23 @@ def counts(found: list[str]) -> str:
     """How often each verdict: "195 same, 6 unclear"."""
     kinds = sorted(set(found), key=found.count, reverse=True)
     return ", ".join(f"{found.count(kind)} {kind}" for kind in kinds)
+
+
+def apart_table(results: dict[str, list[Run]]) -> tuple[list[str], list[list[str]]]:
+    """Each run against a later one, as a gate compares with a baseline of another time."""
+    rows = []
+    for label, runs in results.items():
+        for gap in (g for g in GAPS if g < len(runs)):
+            pairs = [
+                (a.records[n], b.records, n)
+                for a, b in zip(runs, runs[gap:], strict=False)
+                for n in SAME
+            ]
+            itself = [judge(*ranks(a, b[n])) for a, b, n in pairs]
+            slower = [judge(*ranks(a, b[SLOWER])) for a, b, _ in pairs]
+            minutes = statistics.median(r.seconds for r in runs) * gap / 60
+            rows.append([label, f"{minutes:.1f} min", counts(itself), counts(slower)])
+    return ["file", "apart", "with itself", "a tenth slower"], rows
 
 
 def statistics_table(results: dict[str, list[Run]]) -> tuple[list[str], list[list[str]]]:
