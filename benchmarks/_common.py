@@ -27,10 +27,10 @@ def runs_option(about: str, default: int) -> int:
     return runs
 
 
-def run(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; its messages are shown only if it fails."""
+def run(*command: object, allowed: Sequence[int] = (0,)) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; its messages are shown only if its exit code is not `allowed`."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    if done.returncode not in allowed:
         sys.exit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr[-3000:]}")
     return done
 
